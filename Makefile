@@ -1,0 +1,34 @@
+# One command each, the same here and in CI. `make help` lists them.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+# DVC runs each stage as `python -m stages.<name>`, with whatever python comes first on PATH.
+export PATH := $(BIN):$(PATH)
+unexport PYTHONPATH PYTHONDONTWRITEBYTECODE VIRTUAL_ENV
+# Nothing here phones home: neither DVC and uv, nor (pipelines/environment.py) what the stages import.
+export DVC_NO_ANALYTICS := 1
+export UV_NO_PROGRESS := 1
+# A thread per process: libgomp's spin barriers make two busy cores ten times slower than one.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help install lock lint test test-all repro bench ui clean
+help:           ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed  ## create .venv from requirements.lock (exact versions, checked hashes)
+
+# The lock holds uv too, so the one package that pip has to fetch is hash-checked like the rest.
+$(VENV)/.installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "maskline needs Python 3.11 or newer, found $$($(PYTHON) --version 2>&1): set PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv support: install it (on Debian and Ubuntu: apt-get install python3-venv) or set PYTHON" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@sed -n '/^uv==/,/^    # via/p' requirements.lock > $(VENV)/uv.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r $(VENV)/uv.lock
+	@$(BIN)/uv pip sync -q --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
+	@touch $@
+
+lock: $(VENV)/.installed     ## resolve pyproject.toml into requirements.lock again
+	@env -u UV_INDEX_URL -u UV_DEFAULT_INDEX $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --extra dev \
+	  --custom-compile-command "make lock" $(LOCK_FLAGS) pyproject.toml -o requirements.lock

@@ -1,0 +1,32 @@
+"""Process settings that must stand before numpy, torch, Ray or MLflow are imported; what the user has set wins."""
+
+import os
+
+DEFAULTS = {
+    # One thread per process: with two torch threads on two busy cores libgomp's spin barriers cost a factor of ten.
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # No telemetry, no update checks.
+    "DVC_NO_ANALYTICS": "1",
+    "DO_NOT_TRACK": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # MLflow: no pickle is ever loaded, no guessing of requirements, no progress bars between ours.
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # Ray: a lost worker is noticed at once, `uv run` does not copy the folder to every worker.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+
+
+def prepare() -> None:
+    """Set every default that the user has not set."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
