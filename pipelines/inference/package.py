@@ -1,0 +1,80 @@
+"""A trained model on disk: `model.safetensors` (weights, no pickle) and `model.json` (all that rebuilds it)."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipelines import files
+from pipelines.data.schema import ClassInfo
+from pipelines.errors import DataError
+from pipelines.inference.predictor import Predictor
+from pipelines.models import MODELS
+from pipelines.models.contract import Classes, SegmentationModel
+
+WEIGHTS, DESCRIPTION, VERSION = "model.safetensors", "model.json", 1
+
+
+def build(task: str, model: Mapping[str, Any], classes: tuple[ClassInfo, ...]) -> SegmentationModel:
+    """The one place where a name becomes a model: search, training, evaluation and the registry come here."""
+    spec = MODELS[model["name"]]
+    if spec.task != task:
+        raise DataError(f"{model['name']} does the {spec.task} task, not {task}")
+    table = Classes(
+        things=tuple(i for i, c in enumerate(classes) if c.isthing),
+        stuff=tuple(i for i, c in enumerate(classes) if not c.isthing),
+    )
+    return spec.build(
+        classes=table, encoder=model["encoder"], weights=model.get("weights", "none"), channels=model["channels"]
+    )
+
+
+def save(folder: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
+    """The description last: a folder without one holds no model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    beside = folder / f".{WEIGHTS}.tmp"
+    save_file(state, beside)
+    beside.replace(folder / WEIGHTS)
+    weights = {"file": WEIGHTS, "sha256": files.sha256(folder / WEIGHTS)}
+    files.write_json(folder / DESCRIPTION, {"version": VERSION, **description, "weights": weights})
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """model.json, checked for being one of ours."""
+    path = folder / DESCRIPTION
+    again = "train again: dvc repro --force train"
+    try:
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = description["version"]
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing: there is no trained model in {folder}", do="dvc repro train") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {error}", do=again) from None
+    if version != VERSION:
+        raise DataError(f"{path} has format version {version}, this build reads {VERSION}", do=again)
+    return description
+
+
+def load(folder: Path, *, device: str = "cpu") -> Predictor:
+    """Rebuild the model; its weights are believed only when their hash is the one that was written."""
+    description = describe(folder)
+    path, wanted = folder / WEIGHTS, description["weights"]["sha256"]
+    if not path.is_file():
+        raise DataError(f"{path} is missing", do="train again: dvc repro --force train")
+    if (found := files.sha256(path)) != wanted:
+        raise DataError(
+            f"{path} is damaged: sha256 mismatch, found {found[:12]}, expected {wanted[:12]}",
+            do="fetch it again (dvc checkout), or train again: dvc repro --force train",
+        )
+    classes = tuple(ClassInfo(**{**c, "color": tuple(c["color"])}) for c in description["classes"])
+    model = build(description["task"], {**description["model"], "weights": "none"}, classes)
+    try:
+        model.load_state_dict(load_file(path), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise DataError(f"{path} does not fit the model that {DESCRIPTION} describes: {error}") from None
+    return Predictor(model, description, device)

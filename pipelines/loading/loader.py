@@ -1,0 +1,53 @@
+"""Shards -> batches."""
+
+from functools import partial
+
+import cv2
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from pipelines.data.schema import Record
+from pipelines.data.shards import ShardReader
+from pipelines.errors import DataError
+from pipelines.loading.augment import Augment
+from pipelines.loading.batch import Batch, Sample, collate
+from pipelines.loading.sampler import GlobalBatches
+
+WORKER_TIMEOUT = 300.0  # seconds without a batch after which a dead or hung loader worker ends the run
+
+
+def decode(record: Record) -> np.ndarray:
+    """uint8[h, w, 3] in RGB. The bytes were read by the bounded decoder at ingest and are hash-checked since, so the
+    fastest decoder may be used on them."""
+    image = cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None or image.shape[:2] != (record.height, record.width):
+        raise DataError(f"{record.id}: its image in the shard cannot be decoded", do="dvc repro --force ingest")
+    return image
+
+
+class TrainingSamples(Dataset[Sample]):
+    """Augmented samples by (epoch, index)."""
+
+    def __init__(self, reader: ShardReader, augment: Augment, seed: int):
+        self.reader, self.augment, self.seed = reader, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        record = self.reader[index]
+        return self.augment(record, decode(record), (self.seed, epoch, index))
+
+
+def training_loader(
+    reader: ShardReader, augment: Augment, *, batches: GlobalBatches, stride: int, workers: int = 0
+) -> "DataLoader[Batch]":
+    return DataLoader(
+        TrainingSamples(reader, augment, batches.seed),
+        batch_sampler=batches,
+        collate_fn=partial(collate, stride=stride),
+        num_workers=workers,
+        timeout=WORKER_TIMEOUT if workers else 0,
+        multiprocessing_context="forkserver" if workers else None,
+    )
