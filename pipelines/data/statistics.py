@@ -1,0 +1,88 @@
+"""What the manifest says of the pixels: exact integer sums per image, so that neither order nor workers change it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from pipelines.data.schema import IGNORE, SPLITS, Record, Split
+from pipelines.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measures:
+    """One record's share. Channel sums of the training split alone: nothing is normalised by the others."""
+
+    split: Split
+    size: tuple[int, int]
+    pixels: np.ndarray  # int64[256]: of each class id, IGNORE included
+    instances: np.ndarray  # int64[256]: of each class id, crowds excluded
+    sums: np.ndarray  # int64[2, 3]: of R, G, B and of their squares
+
+
+def measure(record: Record) -> Measures:
+    return Measures(
+        split=record.split,
+        size=(record.height, record.width),
+        pixels=np.bincount(record.semantic.ravel(), minlength=256),
+        instances=np.bincount([s.category for s in record.segments if not s.iscrowd], minlength=256).astype(np.int64),
+        sums=_channel_sums(record) if record.split == "train" else np.zeros((2, 3), np.int64),
+    )
+
+
+def _channel_sums(record: Record) -> np.ndarray:
+    image = cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None or image.shape[:2] != (record.height, record.width):
+        found = "no image" if image is None else f"{image.shape[1]}x{image.shape[0]}"
+        raise DataError(f"{record.id}: the encoded image decodes to {found}, expected {record.width}x{record.height}")
+    levels = np.arange(256)
+    counts = np.stack([np.bincount(channel.ravel(), minlength=256) for channel in cv2.split(image)])
+    return np.stack([counts @ levels, counts @ levels**2])
+
+
+@dataclass(kw_only=True, slots=True)
+class Statistics:
+    """The sum of all `Measures` seen."""
+
+    images: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    instances: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    height: int = 0
+    width: int = 0
+    train_pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    train_instances: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    train_sums: np.ndarray = field(default_factory=lambda: np.zeros((2, 3), np.int64))
+
+    def update(self, seen: Measures) -> None:
+        self.images[seen.split] += 1
+        self.instances[seen.split] += int(seen.instances.sum())
+        self.height, self.width = max(self.height, seen.size[0]), max(self.width, seen.size[1])
+        if seen.split == "train":
+            self.train_pixels += seen.pixels
+            self.train_instances += seen.instances
+            self.train_sums += seen.sums
+
+    def pixels_per_class(self, classes: int) -> tuple[int, ...]:
+        return tuple(self.train_pixels[:classes].tolist())
+
+    def instances_per_class(self, classes: int) -> tuple[int, ...]:
+        return tuple(self.train_instances[:classes].tolist())
+
+    @property
+    def ignored_pixels(self) -> int:
+        return int(self.train_pixels[IGNORE])
+
+    def mean_std(self) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Of R, G, B in 0..1; 0 and 1 where there is no training pixel, which normalises nothing."""
+        n = int(self.train_pixels.sum())
+        if n == 0:
+            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        sums, squares = self.train_sums.tolist()
+        # n * squares - sum^2 in Python's unbounded integers: no cancellation, whatever the size of the dataset.
+        deviations = [(n * q - s * s) ** 0.5 / n / 255 for s, q in zip(sums, squares, strict=True)]
+        return _three([s / n / 255 for s in sums]), _three(deviations)
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue
