@@ -1,87 +1,30 @@
 """Arrow shards and their manifest: written once, whole or not at all; read by row through a memory map.
 
 A shard is an uncompressed Arrow IPC file (zero copy; a compressed one decompresses a whole batch per row, and a
-Parquet row group costs milliseconds). Images stay encoded, semantic maps are lz4. No Arrow file notices a flipped
-bit, so the manifest holds a sha256 of each shard, checked when a shard is opened, and one of itself. The labels'
-meaning is not judged here: formats and `validate` do that.
+Parquet row group costs milliseconds). No Arrow file notices a flipped bit, so the manifest holds a sha256 of each
+shard, checked when a shard is opened, and one of itself. What the labels mean is not judged here: formats and
+`validate` do that.
 """
 
-import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 
 from pipelines import files
-from pipelines.data.schema import SPLITS, ClassInfo, Manifest, Record, Segment, ShardInfo, Split
-from pipelines.data.statistics import Measures, Statistics, measure
+from pipelines.data.rows import SCHEMA, VERSION, Row, RowViews, encode
+from pipelines.data.schema import SPLITS, ClassInfo, Manifest, Record, ShardInfo, Split
+from pipelines.data.statistics import Statistics
 from pipelines.errors import DataError
 
-VERSION = 1
 REDO = "dvc repro --force ingest"
-CODEC = "lz4"
 BATCH_BYTES = 16 << 20  # a writer holds at most about this much per split
-
-SEGMENT = pa.struct(
-    {
-        "category": pa.int32(),
-        "bbox": pa.list_(pa.int32(), 4),
-        "area": pa.int64(),
-        "iscrowd": pa.bool_(),
-        "counts": pa.list_(pa.uint32()),
-    }
-)
-SCHEMA = pa.schema(
-    {
-        "id": pa.string(),
-        "split": pa.string(),
-        "image": pa.large_binary(),
-        "image_format": pa.string(),
-        "height": pa.int32(),
-        "width": pa.int32(),
-        "image_sha256": pa.string(),
-        "semantic": pa.binary(),
-        "segments": pa.list_(SEGMENT),
-    },
-    metadata={"maskline": str(VERSION), "semantic": CODEC},
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """A record as its shard holds it, with its share of the statistics: what a worker hands to the writer."""
-
-    values: dict[str, Any]
-    measures: Measures
-
-    @property
-    def nbytes(self) -> int:
-        counts = sum(segment["counts"].nbytes for segment in self.values["segments"])
-        return len(self.values["image"]) + len(self.values["semantic"]) + counts
-
-
-def encode(record: Record) -> Row:
-    return Row(
-        values={
-            "id": record.id,
-            "split": record.split,
-            "image": record.image,
-            "image_format": record.format,
-            "height": record.height,
-            "width": record.width,
-            "image_sha256": hashlib.sha256(record.image).hexdigest(),
-            "semantic": pa.compress(np.ascontiguousarray(record.semantic), codec=CODEC, asbytes=True),
-            "segments": [{name: getattr(s, name) for name in SEGMENT.names} for s in record.segments],
-        },
-        measures=measure(record),
-    )
 
 
 def write(
@@ -107,7 +50,8 @@ def write_rows(
         files.remove(out / old)
     statistics, seen = Statistics(), set[str]()
     with ExitStack() as stack:
-        writers = {s: stack.enter_context(_SplitWriter(out, s, rows_per_shard)) for s in SPLITS}
+        splits = cast("tuple[Split, ...]", SPLITS)
+        writers = {s: stack.enter_context(_SplitWriter(out, s, rows_per_shard)) for s in splits}
         for row in rows:
             if row.values["id"] in seen:
                 raise DataError(f"two records have the id '{row.values['id']}'", do="give each image its own name")
@@ -276,50 +220,8 @@ class _Shard:
         if not reader.schema.equals(SCHEMA, check_metadata=True) or rows != info.rows:
             raise DataError(f"shard {path} has another schema or other rows than the manifest says", do=REDO)
         self._ends = list(accumulate(b.num_rows for b in self.batches))
-        self._views = [_Views(batch) for batch in self.batches]
+        self._views = [RowViews(batch) for batch in self.batches]
 
     def __getitem__(self, i: int) -> Record:
         k, row = _locate(self._ends, i)
         return self._views[k].record(row)
-
-
-class _Views:
-    """A batch as numpy views, so that a row costs slices and not a Python object per run length."""
-
-    def __init__(self, batch: pa.RecordBatch):
-        self.columns = {name: batch.column(name) for name in SCHEMA.names}
-        segments = self.columns["segments"]
-        struct = segments.values
-        self.first = segments.offsets.to_numpy()
-        self.category, self.area = struct.field("category").to_numpy(), struct.field("area").to_numpy()
-        self.iscrowd = struct.field("iscrowd").to_numpy(zero_copy_only=False)
-        self.bbox = struct.field("bbox").values.to_numpy().reshape(-1, 4)
-        counts = struct.field("counts")
-        self.counts, self.run = counts.values.to_numpy(), counts.offsets.to_numpy()
-
-    def record(self, i: int) -> Record:
-        def value(name: str) -> Any:
-            return self.columns[name][i].as_py()
-
-        height, width = value("height"), value("width")
-        semantic = pa.decompress(self.columns["semantic"][i].as_buffer(), height * width, CODEC)
-        return Record(
-            id=value("id"),
-            split=value("split"),
-            image=value("image"),
-            format=value("image_format"),
-            height=height,
-            width=width,
-            semantic=np.frombuffer(semantic, np.uint8).reshape(height, width),
-            segments=tuple(self._segment(k) for k in range(self.first[i], self.first[i + 1])),
-        )
-
-    def _segment(self, k: int) -> Segment:
-        x, y, width, height = self.bbox[k].tolist()
-        return Segment(
-            category=int(self.category[k]),
-            bbox=(x, y, width, height),
-            area=int(self.area[k]),
-            iscrowd=bool(self.iscrowd[k]),
-            counts=self.counts[self.run[k] : self.run[k + 1]],
-        )
