@@ -1,0 +1,1 @@
+"""Accumulators with `update`, `merge` and `compute`: exact, mergeable in any partition, numpy alone."""

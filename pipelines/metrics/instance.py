@@ -1,0 +1,154 @@
+"""Average precision and recall of instances, by mask and by box, as COCO defines them (Lin et al. 2014).
+
+The numbers are those of pycocotools' COCOeval, whose protocol is followed to the letter: 10 IoU thresholds, 101
+recall points, at most 100 detections per image and class, four area ranges, crowds, and score ties in the order of
+images. A class without truths has no value and is left out of every mean; its detections cost nothing.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.data.prediction import Instances
+from pipelines.data.schema import Segment
+from pipelines.metrics import iou, matching
+
+RECALLS = np.linspace(0.0, 1.0, 101)
+LIMITS = (1, 10, 100)  # detections per image and class
+# What is kept of a detection; `segm` and `box` are the settings where it is right and where it is wrong.
+DETECTION = np.dtype(
+    [("score", "f8"), ("label", "i4"), ("rank", "u1"), ("segm", "u8", (2,)), ("box", "u8", (2,))],
+)
+
+
+class InstanceMetrics:
+    """`names` is the class table, `things` the classes in it that have instances. Nothing dense is kept."""
+
+    def __init__(self, names: Sequence[str], *, things: Sequence[int]):
+        self.names, self.things = tuple(names), tuple(things)
+        self._truths = np.zeros((len(self.names), len(matching.RANGES)), np.int64)  # those that count
+        self._detections: list[np.ndarray] = []  # one per image
+
+    def update(self, truth: Sequence[Segment], size: tuple[int, int], predicted: Instances) -> None:
+        """One image of (height, width)."""
+        categories = np.array([s.category for s in truth], np.int64)
+        self._check(categories, size, predicted)
+        crowd = np.array([s.iscrowd for s in truth], bool)
+        truth_areas = np.array([s.area for s in truth], np.int64)
+        np.add.at(self._truths, categories[~crowd], matching.inside(truth_areas[~crowd]))
+
+        kept, rank = _best(predicted.labels, predicted.scores)
+        boxes = predicted.boxes.astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        truth_boxes = np.array([s.bbox for s in truth], np.float64).reshape(-1, 4)
+        mask_iou, mask_areas = iou.mask_iou(predicted.masks, truth, crowd)
+        views = {
+            "segm": (mask_iou, mask_areas),
+            "box": (iou.box_iou(boxes, truth_boxes, crowd), boxes[:, 2] * boxes[:, 3]),
+        }
+        candidates = predicted.labels[kept, None] == categories
+        detections = np.zeros(kept.size, DETECTION)
+        detections["score"], detections["label"] = predicted.scores[kept], predicted.labels[kept]
+        detections["rank"] = rank
+        for view, (overlap, areas) in views.items():
+            detections[view] = matching.match(
+                overlap[kept], candidates, areas=areas[kept], truth_areas=truth_areas, crowd=crowd
+            )
+        self._detections.append(detections)
+
+    def merge(self, other: "InstanceMetrics") -> None:
+        """Add what `other` saw, as if its images had come after these."""
+        if (self.names, self.things) != (other.names, other.things):
+            raise ValueError(f"cannot merge metrics of {other.names} into {self.names}")
+        self._truths += other._truths
+        self._detections += other._detections
+
+    def compute(self) -> dict[str, Any]:
+        """COCO's twelve numbers and the AP of each class by mask, and under "box" the same by box."""
+        by_class = self._by_class()
+        return {**self._family(by_class, "segm"), "box": self._family(by_class, "box")}
+
+    def precision_recall(self, iou: float = 0.5) -> dict[str, list[float] | None]:
+        """By class, the masks' precision at recall 0, 0.01 .. 1; None for a class without truths."""
+        threshold = int(np.abs(matching.THRESHOLDS - iou).argmin())
+        if abs(matching.THRESHOLDS[threshold] - iou) > 1e-9:
+            raise ValueError(f"IoU {iou} is not one of {matching.THRESHOLDS.round(2).tolist()}")
+        precision = _precision(self._by_class(), self._truths, "segm")[:, 0, threshold]
+        return {self.names[c]: None if np.isnan(precision[c, 0]) else precision[c].tolist() for c in self.things}
+
+    def _check(self, categories: np.ndarray, size: tuple[int, int], predicted: Instances) -> None:
+        strange = sorted({*categories.tolist(), *predicted.labels.tolist()} - set(self.things))
+        if strange:
+            raise ValueError(f"classes {strange} are not among the things {list(self.things)}")
+        if predicted.masks.shape[1:] != tuple(size):
+            raise ValueError(f"masks of {predicted.masks.shape[1:]} for an image of {tuple(size)}")
+        if not (np.isfinite(predicted.scores).all() and np.isfinite(predicted.boxes).all()):
+            raise ValueError("scores and boxes must be finite")
+
+    def _by_class(self) -> list[np.ndarray]:
+        """Each class's detections in falling order of score; ties in the order of images."""
+        detections = np.concatenate([np.zeros(0, DETECTION), *self._detections])
+        detections = detections[np.lexsort((-detections["score"], detections["label"]))]
+        return np.split(detections, np.searchsorted(detections["label"], np.arange(1, len(self.names))))
+
+    def _family(self, by_class: Sequence[np.ndarray], view: str) -> dict[str, Any]:
+        precision, recall = (f(by_class, self._truths, view) for f in (_precision, _recall))
+        sizes = list(enumerate(matching.RANGES))[1:]
+        return {
+            "ap": _mean(precision[:, 0]),
+            "ap50": _mean(precision[:, 0, 0]),
+            "ap75": _mean(precision[:, 0, 5]),
+            **{f"ap_{name}": _mean(precision[:, r]) for r, name in sizes},
+            **{f"ar{limit}": _mean(recall[:, 0, :, k]) for k, limit in enumerate(LIMITS)},
+            **{f"ar_{name}": _mean(recall[:, r, :, -1]) for r, name in sizes},
+            "ap_per_class": {self.names[c]: _mean(precision[c, 0]) for c in self.things},
+        }
+
+
+def _precision(by_class: Sequence[np.ndarray], truths: np.ndarray, view: str) -> np.ndarray:
+    """float64[classes, ranges, thresholds, recall points], NaN where there is no truth."""
+    precision = np.full((*truths.shape, len(matching.THRESHOLDS), len(RECALLS)), np.nan)
+    for c, detections in enumerate(by_class):
+        right, wrong = (matching.unpack(detections[view][:, k]) for k in range(2))
+        wrong = wrong.cumsum(axis=0)
+        for r, t in np.argwhere(np.repeat(truths[c, :, None] > 0, precision.shape[2], axis=1)).tolist():
+            hits = np.flatnonzero(right[:, r, t])
+            precision[c, r, t] = _interpolate(wrong[hits, r, t], int(truths[c, r]))
+    return precision
+
+
+def _recall(by_class: Sequence[np.ndarray], truths: np.ndarray, view: str) -> np.ndarray:
+    """float64[classes, ranges, thresholds, limits], NaN where there is no truth."""
+    recall = np.full((*truths.shape, len(matching.THRESHOLDS), len(LIMITS)), np.nan)
+    for c, detections in enumerate(by_class):
+        right = matching.unpack(detections[view][:, 0])
+        for k, limit in enumerate(LIMITS):
+            found = right[detections["rank"] < limit].sum(axis=0)
+            np.divide(found, truths[c, :, None], out=recall[c, :, :, k], where=truths[c, :, None] > 0)
+    return recall
+
+
+def _best(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The detections that count, by class and falling score, and each one's rank in its class; ties stay in order."""
+    order = np.lexsort((-scores, labels))
+    rank = np.arange(order.size) - np.searchsorted(labels[order], labels[order])
+    return order[rank < LIMITS[-1]], rank[rank < LIMITS[-1]]
+
+
+def _interpolate(wrong: np.ndarray, truths: int) -> np.ndarray:
+    """The best precision at each recall or beyond it; wrong[i] is how many failed before hit i.
+
+    Precision rises at hits alone, so that no other detection has to be looked at. The spacing keeps COCO's rounding.
+    """
+    hits = np.arange(1.0, wrong.size + 1)
+    best = np.maximum.accumulate((hits / (wrong + hits + np.spacing(1)))[::-1])[::-1]
+    needed = np.searchsorted(np.arange(truths + 1) / truths, RECALLS)
+    # Recall 0 is reached before the first hit, and the best beyond that is the first hit's best.
+    at = np.maximum(needed, 1) - 1
+    return np.where(at < best.size, np.append(best, 0.0)[np.minimum(at, best.size)], 0.0)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    valid = values[~np.isnan(values)]
+    return float(valid.mean()) if valid.size else None

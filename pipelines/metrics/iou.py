@@ -1,0 +1,70 @@
+"""IoU of detections with truths as the COCO API computes it (github.com/cocodataset/cocoapi, common/maskApi.c).
+
+Against a crowd, which no single detection can fill, it is the share of the detection that lies in the crowd.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipelines.data.schema import Segment
+from pipelines.metrics import runs
+
+
+def mask_iou(masks: np.ndarray, truth: Sequence[Segment], crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """bool[d, h, w] and g truths -> (IoU float64[d, g], the masks' areas int64[d])."""
+    mask, start, end = runs.of_masks(masks)
+    area = np.bincount(mask, end - start, minlength=len(masks)).astype(np.int64)
+    shared = np.zeros((len(masks), len(truth)), np.int64)
+    truth_runs = _column_runs(truth, masks.shape[1] * masks.shape[2])
+    for layer in _layers(*truth_runs, masks.shape[1], masks.shape[2]):
+        shared += runs.overlaps(mask, start, end, layer, masks=len(masks), count=len(truth) + 1)[:, 1:]
+    truth_area = np.bincount(truth_runs[0], truth_runs[2] - truth_runs[1], minlength=len(truth))
+    union = np.where(crowd, area[:, None], area[:, None] + truth_area - shared)
+    return shared / np.maximum(union, 1), area
+
+
+def box_iou(boxes: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """float64[d, 4] and float64[g, 4], both x, y, width, height -> float64[d, g], operation by operation as bbIou."""
+    d, g = boxes[:, None], truth[None]
+    low = np.maximum(d[..., :2], g[..., :2])
+    sides = np.minimum(d[..., 2:] + d[..., :2], g[..., 2:] + g[..., :2]) - low
+    shared = np.where((sides > 0).all(axis=-1), sides[..., 0] * sides[..., 1], 0.0)
+    area = d[..., 2] * d[..., 3]
+    union = np.where(crowd, area, area + g[..., 2] * g[..., 3] - shared)
+    iou = np.zeros_like(shared)
+    np.divide(shared, union, out=iou, where=shared > 0)
+    return iou
+
+
+def _column_runs(truth: Sequence[Segment], pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(truth, start, end) of all runs that are set, column-major as run-length masks are."""
+    sizes = np.array([s.counts.size for s in truth], np.int64)
+    first = np.cumsum(sizes) - sizes
+    edges = np.concatenate([np.zeros(0, np.int64), *(s.counts for s in truth)]).cumsum()
+    wrong = [i for i, last in enumerate(first + sizes - 1) if edges[last] != (i + 1) * pixels]
+    if wrong:
+        raise ValueError(f"the runs of truth {wrong[0]} do not add up to {pixels} pixels")
+    # Every second run of each truth is set, the first one never.
+    owner, run = runs.expand(first, sizes)
+    odd = (run - first[owner]) % 2 == 1
+    owner, run = owner[odd], run[odd]
+    start, end = edges[run - 1] - owner * pixels, edges[run] - owner * pixels
+    full = end > start
+    return owner[full], start[full], end[full]
+
+
+def _layers(owner: np.ndarray, start: np.ndarray, end: np.ndarray, height: int, width: int) -> list[np.ndarray]:
+    """Runs of masks that may overlap -> label maps [h, w], 0 or owner + 1: the k-th mask of a pixel is in map k."""
+    if owner.size == 0:
+        return []
+    edges = np.unique(np.concatenate([[0], start, end, [height * width]]))
+    first = np.searchsorted(edges, start)
+    source, piece = runs.expand(first, np.searchsorted(edges, end) - first)
+    order = np.argsort(piece, kind="stable")
+    source, piece = source[order], piece[order]
+    depth = np.arange(piece.size) - np.searchsorted(piece, piece)
+    labels = np.zeros((int(depth.max()) + 1, edges.size - 1), np.int32)
+    labels[depth, piece] = owner[source] + 1
+    widths = np.diff(edges)
+    return [np.ascontiguousarray(np.repeat(row, widths).reshape(width, height).T) for row in labels]
