@@ -44,7 +44,7 @@ class ImagePooling(nn.Module):
         self.mix = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.mix(x.mean(dim=(2, 3), keepdim=True)).relu()
+        pooled: Tensor = self.mix(x.mean(dim=(2, 3), keepdim=True)).relu()
         return pooled.expand(-1, -1, *x.shape[-2:])
 
 

@@ -1,29 +1,49 @@
 """Encoders: any timm feature extractor, as a list of feature maps with known strides."""
 
 from pathlib import Path
+from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from pipelines.errors import ConfigError, did_you_mean
+
+SUGGESTED = "choose a convolutional one: resnet18, resnet50, regnetx_002, convnext_tiny, mobilenetv3_large_100, ..."
+PROBE = (64, 96)  # not square, and not the size that a fixed-size architecture was made for
 
 
 class Encoder(nn.Module):
     """image[b, 3, h, w] -> one feature map per reduction, finest first."""
 
-    def __init__(self, body: nn.Module, channels: list[int], reductions: list[int]):
+    def __init__(self, name: str, body: nn.Module, channels: list[int], reductions: list[int]):
         super().__init__()
+        self.name = name
         self.body = body
         self.channels = channels
         self.reductions = reductions
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        batch, _, height, width = images.shape
+        deepest = self.reductions[-1]
+        if self.training and batch * (height // deepest) * (width // deepest) < 2:
+            raise ConfigError(
+                f"train.augment.crop: {batch} image of {height}x{width} leaves the encoder one value per channel, of "
+                "which batch norm can take no statistics",
+                do="enlarge train.augment.crop, or train.batch_size per worker",
+            )
         features: list[Tensor] = self.body(images)
         return features
 
     def at(self, reduction: int) -> int:
-        """The position of the feature map whose stride is `reduction`."""
-        return self.reductions.index(reduction)
+        """The position of the deepest feature map whose stride is `reduction`."""
+        if reduction not in self.reductions:
+            raise ConfigError(
+                f"model.encoder: '{self.name}' has feature maps at strides {_list(self.reductions)}; "
+                f"this model needs one at {reduction}",
+                do=SUGGESTED,
+            )
+        return len(self.reductions) - 1 - self.reductions[::-1].index(reduction)
 
 
 def build(name: str, weights: str, output_stride: int = 32) -> Encoder:
@@ -31,26 +51,55 @@ def build(name: str, weights: str, output_stride: int = 32) -> Encoder:
 
     An `output_stride` below 32 dilates the last stages (for the architectures of timm that can be dilated).
     """
-    family = name.split(".")[0]
-    if not timm.is_model(family):
+    if not timm.is_model(name.split(".")[0]):
         known = timm.list_models()
-        raise ConfigError(
-            f"model.encoder: timm has no '{name}'{did_you_mean(name, known)}",
-            do="choose one of timm.list_models(): resnet18, resnet50, mobilenetv3_large_100, regnetx_002, ...",
-        )
-    options = {} if output_stride == 32 else {"output_stride": output_stride}
+        raise ConfigError(f"model.encoder: timm has no '{name}'{did_you_mean(name, known)}", do=SUGGESTED)
+    body = _create(name, weights == "imagenet", {} if output_stride == 32 else {"output_stride": output_stride})
+    encoder = Encoder(name, body, body.feature_info.channels(), body.feature_info.reduction())
+    _probe(encoder)
+    if weights not in ("none", "imagenet"):
+        _load(body, Path(weights))
+    return encoder
+
+
+def _create(name: str, pretrained: bool, options: dict[str, int]) -> Any:
     try:
-        body = timm.create_model(name, features_only=True, pretrained=weights == "imagenet", **options)
-    except (RuntimeError, ValueError, TypeError, AttributeError, OSError) as error:
-        if weights == "imagenet":
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+    except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, OSError) as error:
+        # Which of the two it was shows once the weights are left out; their download has many ways to fail.
+        if pretrained and _create(name, False, options):
             raise ConfigError(
                 f"model.weights: the ImageNet weights of '{name}' cannot be had: {error}",
                 do="connect to the network once, name a local .safetensors file, or set model.weights: none",
             ) from None
-        raise ConfigError(f"model.encoder: '{name}' cannot serve as a feature extractor here: {error}") from None
-    if weights not in ("none", "imagenet"):
-        _load(body, Path(weights))
-    return Encoder(body, body.feature_info.channels(), body.feature_info.reduction())
+        how = f" at output stride {options['output_stride']}" if options else ""
+        raise ConfigError(
+            f"model.encoder: '{name}' cannot serve as a feature extractor{how}: {str(error) or 'timm cannot'}",
+            do=SUGGESTED,
+        ) from None
+
+
+def _probe(encoder: Encoder) -> None:
+    """timm says which channels and strides to expect; some architectures keep neither, or take one size only."""
+    wanted = [
+        (1, channels, PROBE[0] // reduction, PROBE[1] // reduction)
+        for channels, reduction in zip(encoder.channels, encoder.reductions, strict=True)
+    ]
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            found = [tuple(f.shape) for f in encoder(torch.zeros(1, 3, *PROBE))]
+    except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
+        raise ConfigError(
+            f"model.encoder: '{encoder.name}' does not take images of any size: {error}", do=SUGGESTED
+        ) from None
+    finally:
+        encoder.train()
+    if found != wanted:
+        raise ConfigError(
+            f"model.encoder: '{encoder.name}' gives feature maps {_list(found)} where its strides say {_list(wanted)}",
+            do=SUGGESTED,
+        )
 
 
 def _load(body: nn.Module, path: Path) -> None:
@@ -60,14 +109,25 @@ def _load(body: nn.Module, path: Path) -> None:
     if path.suffix != ".safetensors" or not path.is_file():
         raise ConfigError(f"model.weights: '{path}' is not a .safetensors file", do="name one, or say none or imagenet")
     try:
-        found = load_file(path)
-    except SafetensorError as error:
-        raise ConfigError(f"model.weights: {path} is damaged: {error}") from None
+        found = {_plain(k): v for k, v in load_file(path).items()}
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"model.weights: {path} cannot be read: {error}") from None
     wanted = body.state_dict()
-    missing = [k for k, v in wanted.items() if k not in found or found[k].shape != v.shape]
-    if missing:  # a classifier head that the encoder lacks is fine, a layer without weights is not
+    missing = [
+        k for k, v in wanted.items() if _plain(k) not in found or found[_plain(k)].shape != v.shape
+    ]  # a classifier head that the encoder lacks is fine, a layer without weights is not
+    if missing:
         raise ConfigError(
             f"model.weights: {path} does not fit the encoder",
             [f"missing or of another shape: {k}" for k in missing[:5]],
         )
-    body.load_state_dict({k: found[k] for k in wanted})
+    body.load_state_dict({k: found[_plain(k)] for k in wanted})
+
+
+def _plain(key: str) -> str:
+    """timm's feature extractors rename some layers: `stages.0` becomes `stages_0`, or gets a `model.` in front."""
+    return key.removeprefix("model.").replace(".", "_")
+
+
+def _list(values: list[Any]) -> str:
+    return ", ".join(str(v) for v in values)
