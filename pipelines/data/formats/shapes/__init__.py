@@ -23,6 +23,9 @@ from pipelines.data.formats.shapes.textures import STUFF, ground, terrain
 from pipelines.data.formats.shapes.truth import annotate
 from pipelines.data.schema import SPLITS, ClassInfo, Record, Segment, Split
 
+# Sensor noise leaves nothing to match: Huffman coding alone gives smaller files in two thirds of the time.
+PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_HUFFMAN_ONLY)
+
 
 def classes() -> tuple[ClassInfo, ...]:
     """Stuff first, then things."""
@@ -44,7 +47,7 @@ def draw(split: str, index: int, *, seed: int, height: int, width: int, difficul
     image, stuff = ground(rng, inland, levels, difficulty)
     image = paint(rng, image, patches, layout)
     semantic, masks = annotate(stuff, groups, layout)
-    _, encoded = cv2.imencode(".png", image[..., ::-1], (cv2.IMWRITE_PNG_COMPRESSION, 1))
+    _, encoded = cv2.imencode(".png", image[..., ::-1], PNG)
     return Record(
         id=f"{split}/{index:06d}",
         split=cast(Split, split),

@@ -91,7 +91,7 @@ def _sandals_pattern(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _towel(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     x, y = np.abs(u) - 0.42, np.abs(v) - 0.86
-    return _length(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(_both(x, y), 0) - 0.05
+    return np.asarray(_length(np.maximum(x, 0), np.maximum(y, 0)) + np.minimum(_both(x, y), 0) - 0.05)
 
 
 def _towel_pattern(u: np.ndarray, v: np.ndarray) -> np.ndarray:

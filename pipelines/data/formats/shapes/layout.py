@@ -111,7 +111,7 @@ def _crowd(rng: np.random.Generator, height: int, width: int, difficulty: float)
 def arrange(rng: np.random.Generator, *, height: int, width: int, difficulty: float) -> Layout:
     """A random layout; larger things tend to lie behind smaller ones."""
     side = min(height, width)
-    fewest, most = round(3 + 3 * difficulty), round(5 + 6 * difficulty)
+    fewest, most = round(3 + 3 * difficulty**1.5), round(5 + 6 * difficulty**1.5)
     crowd = _crowd(rng, height, width, difficulty) if rng.random() < CROWDS * difficulty else []
     placed: list[Item] = []
     for _ in range(int(rng.integers(fewest, most + 1))):

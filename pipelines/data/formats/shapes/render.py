@@ -116,7 +116,7 @@ def _photograph(rng: np.random.Generator, image: np.ndarray, layout: Layout, lig
     rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     cols = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     gain = 1 + (0.06 + 0.14 * hard) * (cols * light[0] + rows * light[1]) - (0.06 + 0.09 * hard) * (cols**2 + rows**2)
-    tint = rng.normal(1, 0.01 + 0.05 * hard, 3) * rng.normal(1.04, 0.02 + 0.08 * hard)
+    tint = rng.normal(1, 0.01 + 0.05 * hard, 3) * rng.normal(1.12, 0.02 + 0.08 * hard)
     image *= gain[..., None]
     image *= tint.astype(np.float32)
     if layout.glare:

@@ -73,21 +73,20 @@ def ground(
     coarse = noise(rng, height, width, 0.16, detail=3)
     grain = noise(rng, height, width, 0.016)
     blades = noise(rng, height, width, 0.012, stretch=3)
+    dry = np.maximum(shore, 0)
     waves = np.sin(shore * 75 + coarse * 1.8)
+    dunes = np.sin(lawn * 110 + coarse * 2.5)
     foam = np.exp(-np.square((shore + 0.012 + 0.006 * coarse) / 0.008)) * (shore < 0)
-    depth = np.clip(-shore * 1.2, 0, 0.45)
-    relief = (
-        0.09 * waves * np.abs(waves) + 0.03 * coarse - depth * 0.6,
-        0.05 * grain
-        + 0.035 * coarse
-        + 0.03 * np.sin(lawn * 110 + coarse * 2.5)
-        - 0.16 * np.exp(-shore * 28) * (shore > 0),
-        0.13 * blades + 0.07 * coarse,
-    )
-    soft = np.float32(min(height, width)) * 0.7
-    land, green = np.clip(0.5 + shore * soft, 0, 1)[..., None], np.clip(0.5 + lawn * soft, 0, 1)[..., None]
-    water, sand, grass = (color * (1 + r)[..., None] for color, r in zip(colors, relief, strict=True))
-    water += (0.75 * foam)[..., None]
-    image = water + (sand - water) * land
-    image += (grass - image) * green
-    return image.astype(np.float32), stuff
+    water = 0.09 * waves * np.abs(waves) + 0.03 * coarse - 0.6 * np.clip(-1.2 * shore, 0, 0.45)
+    sand = 0.05 * grain + 0.035 * coarse + 0.03 * dunes - 0.16 * np.exp(-28 * dry) * (shore > 0)
+    grass = 0.13 * blades + 0.07 * coarse
+
+    pixel = np.float32(0.7 * min(height, width))  # edges are a pixel or two soft
+    land, green = np.clip(0.5 + shore * pixel, 0, 1), np.clip(0.5 + lawn * pixel, 0, 1)
+    relief = water + (sand - water) * land
+    relief += (grass - relief) * green
+    image = colors[0] + (colors[1] - colors[0]) * land[..., None]
+    image += (colors[2] - image) * green[..., None]
+    image *= (1 + relief)[..., None]
+    image += (0.75 * foam)[..., None]
+    return image, stuff
