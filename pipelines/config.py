@@ -20,6 +20,8 @@ MODEL_TASKS: dict[ModelName, Task] = {
     "mask_rcnn": "instance",
     "panoptic_deeplab": "panoptic",
 }
+# The metric that sums up each task: training monitors it, promotion compares it.
+HEADLINE: dict[Task, str] = {"semantic": "miou", "instance": "ap", "panoptic": "pq"}
 FormatName = Literal["shapes", "folder", "coco-panoptic"]
 
 Positive = Annotated[int, Field(ge=1)]
@@ -249,7 +251,8 @@ class _Loader(yaml.SafeLoader):
                     None, None, f"the key '{key.value}' is there twice", key.start_mark
                 )
             seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 _Loader.add_implicit_resolver(
@@ -287,6 +290,11 @@ def load(path: Path) -> Params:
     return parse(read(path), path.name)
 
 
+def with_overrides(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """`raw` with the values of a file such as results/tune/best.yaml over it."""
+    return merge(raw, flatten(read(path)))
+
+
 def merge(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`raw` with the dotted names in `overrides` set: {"train.learning_rate": 0.1}."""
     merged = _copy(raw)
@@ -297,6 +305,34 @@ def merge(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any
             at = at[key]
         at[last] = value
     return merged
+
+
+def get(raw: Mapping[str, Any], name: str) -> Any:
+    """The value under a dotted name."""
+    value: Any = raw
+    for key in name.split("."):
+        value = value[key]
+    return value
+
+
+def flatten(raw: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"learning_rate": 0.1}} -> {"train.learning_rate": 0.1}"""
+    flat: dict[str, Any] = {}
+    for key, value in raw.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"train.learning_rate": 0.1} -> {"train": {"learning_rate": 0.1}}"""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, last = name.split(".")
+        at = nested
+        for key in path:
+            at = at.setdefault(key, {})
+        at[last] = value
+    return nested
 
 
 def _copy(raw: Any) -> Any:
@@ -351,20 +387,13 @@ def _disagreements(raw: Mapping[str, Any]) -> list[str]:
 
 def _unsearchable(raw: Mapping[str, Any], params: Params) -> Iterator[str]:
     """Names in tune.space that do not exist, and values there that params.yaml would not accept."""
-    names = list(_leaves({s: raw[s] for s in ("model", "loss", "train")}))
+    names = list(flatten({s: raw[s] for s in ("model", "loss", "train")}))
     for name, space in params.tune.space.items():
         if name not in names:
-            yield f"tune.space.{name}: no such parameter{did_you_mean(name, names)} (model, loss and train are searched)"
+            hint = did_you_mean(name, names)
+            yield f"tune.space.{name}: no such parameter{hint} (model, loss and train are searched)"
             continue
         for value in next(iter(space.values())):
             trial = merge(raw, {name: value})
             faults = _field_faults(trial)[0] + _disagreements(trial)
             yield from (f"tune.space.{name}: {fault}" for fault in faults)
-
-
-def _leaves(raw: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in raw.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"

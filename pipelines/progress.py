@@ -20,7 +20,8 @@ class Progress:
         self.terminal = self.stream.isatty()
         self.every = 0.2 if self.terminal else every
         self.start = self.shown = time.monotonic()
-        self.done, self.first = 0, None
+        self.done = 0
+        self.first: tuple[float, int] | None = None
         self.note = ""
 
     def __enter__(self) -> "Progress":
@@ -32,8 +33,9 @@ class Progress:
             self.stream.write("\n")
             self.stream.flush()
 
-    def update(self, done: int, note: str = "") -> None:
+    def update(self, done: int, note: str = "", total: int | None = None) -> None:
         """`done` in all (not since the last call); `note` is shown at the end of the line."""
+        self.total = total or self.total
         now = time.monotonic()
         if self.first is None:
             self.first = (now, done)  # the rate leaves out the start-up before it

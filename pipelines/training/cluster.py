@@ -1,0 +1,47 @@
+"""Ray, started for one stage and ended with it; or the cluster that RAY_ADDRESS names."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipelines.errors import ConfigError, RunError
+
+OBJECT_STORE = 100 * 1024**2  # bytes: nothing large travels through it, shards are mapped from disk
+
+
+@contextmanager
+def cluster(root: Path, *, cpus: int) -> Iterator[None]:
+    """A Ray with at least `cpus` CPU tokens. Workers import the project from `root`."""
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    own = {} if address else {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    python_path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"PYTHONPATH": python_path}},
+            **own,
+        )
+    except Exception as error:  # Ray raises bare Exceptions here
+        raise RunError(
+            f"Ray did not start: {error}\ndo: see {root} has room, or name a cluster in RAY_ADDRESS"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def use_gpu(device: str) -> bool:
+    """What `train.device` means on this cluster; asked of Ray, so that the driver need not import torch."""
+    import ray
+
+    found = ray.cluster_resources().get("GPU", 0) > 0
+    if device == "cuda" and not found:
+        raise ConfigError("train.device is cuda and the cluster has no GPU", do="set train.device to auto or cpu")
+    return found and device != "cpu"

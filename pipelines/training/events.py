@@ -1,0 +1,66 @@
+"""What training says while it runs: rank 0 appends lines of JSON, the driver follows them and tells people and MLflow.
+
+A file needs no actor and no queue, survives the death of either side, and can be read with `tail -f`.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event as Flag
+from threading import Thread
+from typing import Any
+
+Event = dict[str, Any]
+
+
+class EventLog:
+    """The writing side. `step` events are thinned to one a second, the rest is written as it comes."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.said = 0.0
+
+    def write(self, kind: str, **values: Any) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": kind, "time": time.time(), **values}) + "\n")
+
+    def step(self, **values: Any) -> None:
+        if time.monotonic() - self.said >= 1.0:
+            self.said = time.monotonic()
+            self.write("step", **values)
+
+
+class Follower:
+    """The reading side: calls `on_event` for every line, from a thread, until closed; then reads what is left."""
+
+    def __init__(self, path: Path, on_event: Callable[[Event], None]):
+        self.path, self.on_event = path, on_event
+        self.position = path.stat().st_size if path.exists() else 0  # what an earlier attempt said is told already
+        self.stop = Flag()
+        self.thread = Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "Follower":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join()
+
+    def _follow(self) -> None:
+        while not self.stop.wait(0.3):
+            self._read()
+        self._read()
+
+    def _read(self) -> None:
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # still being written
+                self.position += len(line)
+                self.on_event(json.loads(line))

@@ -1,0 +1,67 @@
+"""What training leaves behind: the best model as a package, and the history of its epochs."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from pipelines import files
+from pipelines.data.shards import read_manifest
+from pipelines.errors import RunError
+from pipelines.inference import package
+from pipelines.training.checkpoint import Checkpoints
+from pipelines.training.loop import Job, Row
+
+HISTORY = "history.csv"
+RESULT = "result"  # in a job's state folder
+CODE = Path(__file__).resolve().parents[1]
+
+
+def take(state: Path, out: Path) -> None:
+    """Move a finished job's result to where the stage wants it."""
+    for path in (state / RESULT).iterdir():
+        path.replace(out / path.name)
+
+
+def fingerprint(raw: dict[str, Any], dataset: str) -> str:
+    """Of everything that training follows from: parameters, data, code. What was begun under another fingerprint is
+    never resumed."""
+    sections = {name: raw[name] for name in ("task", "seed", "model", "loss", "train")}
+    code = {str(p.relative_to(CODE)): files.sha256(p) for p in sorted(CODE.rglob("*.py"))}
+    return files.digest(sections, dataset, code)
+
+
+def write(job: Job, *, raw: dict[str, Any], fingerprint: str) -> None:
+    """The best epoch by the task's primary metric on the validation split."""
+    params, manifest = job.params, read_manifest(job.data)
+    state = Checkpoints(job.state / "checkpoints").best()
+    if state is None:
+        raise RunError(f"no checkpoint in {job.state} can be read")
+    model = package.build(params.task, {**params.model.model_dump(), "weights": "none"}, manifest.classes)
+    model.load_state_dict(state["model"])
+    best: Row = state["history"][-1]
+    out = job.state / RESULT
+    last = Checkpoints(job.state / "checkpoints").last() or state
+    write_history(out / HISTORY, last["history"])
+    package.save(
+        out,
+        model,
+        {
+            "task": params.task,
+            "model": params.model.model_dump(exclude={"weights"}),
+            "classes": manifest.to_json()["classes"],
+            "mean": manifest.mean,
+            "std": manifest.std,
+            "dataset": {"name": manifest.name, "hash": manifest.hash},
+            "fingerprint": fingerprint,
+            "parameters": raw,
+            "epoch": state["epoch"],
+            "metrics": {name: value for name, value in best.items() if name.startswith("val_")},
+        },
+    )
+
+
+def write_history(path: Path, rows: list[Row]) -> None:
+    with files.replacing(path) as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

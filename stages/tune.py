@@ -1,0 +1,70 @@
+"""tune: search the parameters that tune.space names, with Ray Tune.
+
+Reads results/ingest and the sections task, seed, model, loss, train and tune.
+Writes best.yaml (what `train` merges over params.yaml; empty without trials) and trials.csv.
+"""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines import config, files, stage
+from pipelines.config import HEADLINE, Params
+from pipelines.progress import Progress
+from pipelines.stage import Paths, Summary
+
+
+def run(params: Params, paths: Paths) -> Summary:
+    settings = params.tune
+    if not settings.trials:
+        write(paths.out, {}, [])
+        return {"trials": 0}
+
+    from pipelines.data.shards import read_manifest
+    from pipelines.training import result, search
+    from pipelines.training.cluster import cluster
+    from pipelines.training.monitor import Monitor
+
+    raw = config.read(paths.root / "params.yaml")
+    fingerprint = result.fingerprint(raw, read_manifest(paths.of("ingest")).hash)
+    state = paths.runs / f"tune-{fingerprint[:16]}"
+    files.remove(state)
+    drawn = search.candidates(raw, settings.space, trials=settings.trials, seed=params.seed)
+    metric = HEADLINE[params.task]
+    progress = Progress("tune", settings.trials * settings.epochs, "epochs at most")
+    epochs = 0
+    best = 0.0
+
+    def told(number: int, row: Mapping[str, Any]) -> None:
+        nonlocal best, epochs
+        epochs += 1
+        best = max(best, row["score"])
+        progress.update(epochs, f"trial {number}  {metric} {row['score']:.3f}  best {best:.3f}")
+        said = {k: v for k, v in row.items() if k == "train_loss" or k.startswith(("loss_", "val_"))}
+        monitor.metrics(said, step=row["epoch"], child=f"trial-{number}")
+
+    tags = {"maskline.stage": "tune", "maskline.fingerprint": fingerprint}
+    with Monitor(paths.root, name="tune", params=raw, tags=tags) as monitor, progress:
+        for number, values in enumerate(drawn):
+            monitor.child(f"trial-{number}", values)
+        with cluster(paths.root, cpus=settings.concurrent):
+            trials = search.search(raw, drawn, data=paths.of("ingest"), state=state, on_result=told)
+        winner = search.best(trials)
+        monitor.metrics({f"best_{metric}": winner.score or 0.0}, step=0)
+    write(paths.out, winner.values, trials)
+    files.remove(state)
+    return {"trials": len(trials), "best": f"trial {winner.number}", metric: f"{winner.score:.3f}"}
+
+
+def write(out: Path, best: Mapping[str, Any], trials: list[Any]) -> None:
+    files.write_yaml(out / "best.yaml", config.nest(best))
+    with files.replacing(out / "trials.csv") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["trial", *best, "score", "epochs", "error"])
+        for trial in trials:
+            writer.writerow([trial.number, *trial.values.values(), trial.score, trial.epochs, trial.error])
+
+
+if __name__ == "__main__":
+    stage.main("tune", run)
