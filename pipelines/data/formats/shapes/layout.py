@@ -10,6 +10,8 @@ from pipelines.data.formats.shapes.forms import THINGS
 CROWDS, BORDERS, GLARES = 0.12, 0.2, 0.12  # the share of images with each (crowds and glares: at difficulty 1)
 MIN_RADIUS = 3.0  # pixels: below it no form can be told
 
+Circle = tuple[float, float, float]  # x, y, radius, in pixels
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
@@ -34,7 +36,7 @@ class Layout:
     difficulty: float
     items: tuple[Item, ...]  # from back to front
     bordered: bool  # whether the truth has an ignored border around every thing
-    glare: tuple[float, float, float] | None  # x, y, radius of an overexposed patch
+    glare: Circle | None  # an overexposed patch
 
     @property
     def side(self) -> int:
@@ -66,18 +68,18 @@ def _radius(rng: np.random.Generator, difficulty: float) -> float:
 
 
 def _position(
-    rng: np.random.Generator, placed: list[Item], radius: float, height: int, width: int, difficulty: float
+    rng: np.random.Generator, taken: list[Circle], radius: float, height: int, width: int, difficulty: float
 ) -> tuple[float, float]:
     """Beside everything else if there is room, or, the more often the harder it is, overlapping a thing."""
     margin = 0.5 * radius
-    if placed and rng.random() < 0.1 + 0.45 * difficulty:
-        other = placed[rng.integers(len(placed))]
-        reach, angle = rng.uniform(0.35, 0.95) * (radius + other.radius), rng.uniform(0, 2 * np.pi)
-        x, y = other.x + reach * np.cos(angle), other.y + reach * np.sin(angle)
+    if taken and rng.random() < 0.1 + 0.45 * difficulty:
+        x, y, other = taken[rng.integers(len(taken))]
+        reach, angle = rng.uniform(0.35, 0.95) * (radius + other), rng.uniform(0, 2 * np.pi)
+        x, y = x + reach * np.cos(angle), y + reach * np.sin(angle)
         return float(np.clip(x, margin, width - margin)), float(np.clip(y, margin, height - margin))
     best, best_room = (0.0, 0.0), -np.inf
     for x, y in rng.uniform((margin, margin), (width - margin, height - margin), (12, 2)).tolist():
-        room = min((np.hypot(x - o.x, y - o.y) - radius - o.radius for o in placed), default=0.0)
+        room = min((np.hypot(x - a, y - b) - radius - other for a, b, other in taken), default=0.0)
         if room > best_room:
             best, best_room = (x, y), room
         if room >= 0:
@@ -85,8 +87,8 @@ def _position(
     return best
 
 
-def _crowd(rng: np.random.Generator, height: int, width: int, difficulty: float) -> list[Item]:
-    """Small things of one kind, close together."""
+def _crowd(rng: np.random.Generator, height: int, width: int, difficulty: float) -> tuple[list[Item], Circle]:
+    """Small things of one kind, close together, and where they are."""
     side, kind = min(height, width), int(rng.integers(len(THINGS)))
     radius = max(rng.uniform(0.04, 0.055) * side, MIN_RADIUS)
     spread = radius * 3.2
@@ -105,20 +107,25 @@ def _crowd(rng: np.random.Generator, height: int, width: int, difficulty: float)
                 iscrowd=True,
             )
         )
-    return members
+    return members, (x, y, spread)
 
 
 def arrange(rng: np.random.Generator, *, height: int, width: int, difficulty: float) -> Layout:
     """A random layout; larger things tend to lie behind smaller ones."""
     side = min(height, width)
     fewest, most = round(3 + 3 * difficulty**1.5), round(5 + 6 * difficulty**1.5)
-    crowd = _crowd(rng, height, width, difficulty) if rng.random() < CROWDS * difficulty else []
+    crowd: list[Item] = []
     placed: list[Item] = []
+    taken: list[Circle] = []
+    if rng.random() < CROWDS * difficulty:
+        crowd, area = _crowd(rng, height, width, difficulty)
+        taken.append(area)
     for _ in range(int(rng.integers(fewest, most + 1))):
         kind, radius = int(rng.integers(len(THINGS))), max(_radius(rng, difficulty) * side, MIN_RADIUS)
-        x, y = _position(rng, placed, radius, height, width, difficulty)
+        x, y = _position(rng, taken, radius, height, width, difficulty)
         colors, angle = _colors(rng, kind, difficulty), float(rng.uniform(0, 2 * np.pi))
         placed.append(Item(kind=kind, x=x, y=y, radius=radius, angle=angle, colors=colors))
+        taken.append((x, y, radius))
     order = np.argsort([-o.radius * rng.lognormal(0, 0.5) for o in placed])
     glare = None
     if rng.random() < GLARES * difficulty:

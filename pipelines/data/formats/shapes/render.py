@@ -11,6 +11,7 @@ from pipelines.data.formats.shapes.textures import noise
 
 MIN_VISIBLE = 0.2  # of an item's pixels; below it, or below MIN_PIXELS, the item is left out
 MIN_PIXELS = 12
+GLARE = -1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +38,16 @@ def _patch(item: Item, layout: Layout) -> Patch:
 
 
 def place(layout: Layout) -> tuple[list[Patch], np.ndarray]:
-    """The items that show, from back to front, and for each pixel the group of what it shows
-    (0: the ground).
+    """The items that show, from back to front, and the group that each pixel shows: 0 is the ground, GLARE nothing.
 
     Going from front to back, an item that is mostly hidden is left out before it can hide another.
     """
     shown: list[Patch] = []
     groups = np.zeros((layout.height, layout.width), np.int32)
+    if layout.glare:
+        x, y, radius = layout.glare
+        rows, cols = np.ogrid[: layout.height, : layout.width]
+        groups[np.hypot(cols + 0.5 - x, rows + 0.5 - y) < 1.1 * radius] = GLARE
     for item in reversed(layout.items):
         patch = _patch(item, layout)
         mask, region = patch.distance < 0, groups[patch.window]

@@ -4,29 +4,19 @@ import cv2
 import numpy as np
 
 from pipelines.data.formats.shapes.layout import Layout
-from pipelines.data.formats.shapes.render import MIN_PIXELS
+from pipelines.data.formats.shapes.render import GLARE, MIN_PIXELS
 from pipelines.data.formats.shapes.textures import STUFF
 from pipelines.data.schema import IGNORE
 
 Mask = tuple[int, bool, np.ndarray]  # category, iscrowd, bool[h, w]
 
 
-def _ignored(groups: np.ndarray, layout: Layout) -> np.ndarray:
-    """Pixels that nothing is said about."""
-    ignored = np.zeros(groups.shape, bool)
-    if layout.bordered:
-        # A pixel with something nearer beside it: the border is one pixel wide and lies on what is behind.
-        ignored |= cv2.dilate(groups.astype(np.float32), np.ones((3, 3), np.uint8)) > groups
-    if layout.glare:
-        x, y, radius = layout.glare
-        rows, cols = np.ogrid[: layout.height, : layout.width]
-        ignored |= np.hypot(cols + 0.5 - x, rows + 0.5 - y) < 1.1 * radius
-    return ignored
-
-
 def annotate(stuff: np.ndarray, groups: np.ndarray, layout: Layout) -> tuple[np.ndarray, list[Mask]]:
     """uint8[h, w] and the masks, which are disjoint and hold exactly the thing pixels of the map."""
-    ignored = _ignored(groups, layout)
+    ignored = groups == GLARE
+    if layout.bordered:
+        # A pixel with something nearer beside it: the border is one pixel wide and lies on what is behind.
+        ignored |= cv2.dilate(groups.astype(np.float32), np.ones((3, 3), np.uint8)) > np.maximum(groups, 0)
     semantic = np.where(ignored | (groups > 0), IGNORE, stuff).astype(np.uint8)
     known = np.where(ignored, 0, groups)
     masks: list[Mask] = []
