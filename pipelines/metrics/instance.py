@@ -16,10 +16,9 @@ from pipelines.metrics import iou, matching
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 LIMITS = (1, 10, 100)  # detections per image and class
-# What is kept of a detection; `segm` and `box` are the settings where it is right and where it is wrong.
-DETECTION = np.dtype(
-    [("score", "f8"), ("label", "i4"), ("rank", "u1"), ("segm", "u8", (2,)), ("box", "u8", (2,))],
-)
+VIEWS = {"segm": 0, "box": 1}
+# What is kept of a detection; `settings` are those where it is right, and those where it is wrong, in each view.
+DETECTION = np.dtype([("score", "f8"), ("label", "i4"), ("rank", "u1"), ("settings", "u8", (len(VIEWS), 2))])
 
 
 class InstanceMetrics:
@@ -42,19 +41,19 @@ class InstanceMetrics:
         boxes = predicted.boxes.astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
         truth_boxes = np.array([s.bbox for s in truth], np.float64).reshape(-1, 4)
-        mask_iou, mask_areas = iou.mask_iou(predicted.masks, truth, crowd)
-        views = {
-            "segm": (mask_iou, mask_areas),
-            "box": (iou.box_iou(boxes, truth_boxes, crowd), boxes[:, 2] * boxes[:, 3]),
-        }
-        candidates = predicted.labels[kept, None] == categories
+        overlap, areas = iou.mask_iou(predicted.masks, truth, crowd)
+        overlaps = np.stack([overlap, iou.box_iou(boxes, truth_boxes, crowd)])
+        areas = np.stack([areas, boxes[:, 2] * boxes[:, 3]])
         detections = np.zeros(kept.size, DETECTION)
         detections["score"], detections["label"] = predicted.scores[kept], predicted.labels[kept]
         detections["rank"] = rank
-        for view, (overlap, areas) in views.items():
-            detections[view] = matching.match(
-                overlap[kept], candidates, areas=areas[kept], truth_areas=truth_areas, crowd=crowd
-            )
+        detections["settings"] = matching.match(
+            overlaps[:, kept],
+            predicted.labels[kept, None] == categories,
+            areas=areas[:, kept],
+            truth_areas=truth_areas,
+            crowd=crowd,
+        ).swapaxes(0, 1)
         self._detections.append(detections)
 
     def merge(self, other: "InstanceMetrics") -> None:
@@ -67,14 +66,14 @@ class InstanceMetrics:
     def compute(self) -> dict[str, Any]:
         """COCO's twelve numbers and the AP of each class by mask, and under "box" the same by box."""
         by_class = self._by_class()
-        return {**self._family(by_class, "segm"), "box": self._family(by_class, "box")}
+        return {**self._family(by_class, VIEWS["segm"]), "box": self._family(by_class, VIEWS["box"])}
 
     def precision_recall(self, iou: float = 0.5) -> dict[str, list[float] | None]:
         """By class, the masks' precision at recall 0, 0.01 .. 1; None for a class without truths."""
         threshold = int(np.abs(matching.THRESHOLDS - iou).argmin())
         if abs(matching.THRESHOLDS[threshold] - iou) > 1e-9:
             raise ValueError(f"IoU {iou} is not one of {matching.THRESHOLDS.round(2).tolist()}")
-        precision = _precision(self._by_class(), self._truths, "segm")[:, 0, threshold]
+        precision = _precision(self._by_class(), self._truths, VIEWS["segm"])[:, 0, threshold]
         return {self.names[c]: None if np.isnan(precision[c, 0]) else precision[c].tolist() for c in self.things}
 
     def _check(self, categories: np.ndarray, size: tuple[int, int], predicted: Instances) -> None:
@@ -92,7 +91,7 @@ class InstanceMetrics:
         detections = detections[np.lexsort((-detections["score"], detections["label"]))]
         return np.split(detections, np.searchsorted(detections["label"], np.arange(1, len(self.names))))
 
-    def _family(self, by_class: Sequence[np.ndarray], view: str) -> dict[str, Any]:
+    def _family(self, by_class: Sequence[np.ndarray], view: int) -> dict[str, Any]:
         precision, recall = (f(by_class, self._truths, view) for f in (_precision, _recall))
         sizes = list(enumerate(matching.RANGES))[1:]
         return {
@@ -106,11 +105,11 @@ class InstanceMetrics:
         }
 
 
-def _precision(by_class: Sequence[np.ndarray], truths: np.ndarray, view: str) -> np.ndarray:
+def _precision(by_class: Sequence[np.ndarray], truths: np.ndarray, view: int) -> np.ndarray:
     """float64[classes, ranges, thresholds, recall points], NaN where there is no truth."""
     precision = np.full((*truths.shape, len(matching.THRESHOLDS), len(RECALLS)), np.nan)
     for c, detections in enumerate(by_class):
-        right, wrong = (matching.unpack(detections[view][:, k]) for k in range(2))
+        right, wrong = (matching.unpack(detections["settings"][:, view, k]) for k in range(2))
         wrong = wrong.cumsum(axis=0)
         for r, t in np.argwhere(np.repeat(truths[c, :, None] > 0, precision.shape[2], axis=1)).tolist():
             hits = np.flatnonzero(right[:, r, t])
@@ -118,11 +117,11 @@ def _precision(by_class: Sequence[np.ndarray], truths: np.ndarray, view: str) ->
     return precision
 
 
-def _recall(by_class: Sequence[np.ndarray], truths: np.ndarray, view: str) -> np.ndarray:
+def _recall(by_class: Sequence[np.ndarray], truths: np.ndarray, view: int) -> np.ndarray:
     """float64[classes, ranges, thresholds, limits], NaN where there is no truth."""
     recall = np.full((*truths.shape, len(matching.THRESHOLDS), len(LIMITS)), np.nan)
     for c, detections in enumerate(by_class):
-        right = matching.unpack(detections[view][:, 0])
+        right = matching.unpack(detections["settings"][:, view, 0])
         for k, limit in enumerate(LIMITS):
             found = right[detections["rank"] < limit].sum(axis=0)
             np.divide(found, truths[c, :, None], out=recall[c, :, :, k], where=truths[c, :, None] > 0)

@@ -26,12 +26,13 @@ def mask_iou(masks: np.ndarray, truth: Sequence[Segment], crowd: np.ndarray) -> 
 
 def box_iou(boxes: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """float64[d, 4] and float64[g, 4], both x, y, width, height -> float64[d, g], operation by operation as bbIou."""
-    d, g = boxes[:, None], truth[None]
-    low = np.maximum(d[..., :2], g[..., :2])
-    sides = np.minimum(d[..., 2:] + d[..., :2], g[..., 2:] + g[..., :2]) - low
-    shared = np.where((sides > 0).all(axis=-1), sides[..., 0] * sides[..., 1], 0.0)
-    area = d[..., 2] * d[..., 3]
-    union = np.where(crowd, area, area + g[..., 2] * g[..., 3] - shared)
+    x, y, width, height = boxes.T[:, :, None]
+    truth_x, truth_y, truth_width, truth_height = truth.T
+    across = np.minimum(width + x, truth_width + truth_x) - np.maximum(x, truth_x)
+    down = np.minimum(height + y, truth_height + truth_y) - np.maximum(y, truth_y)
+    shared = np.where((across > 0) & (down > 0), across * down, 0.0)
+    area = width * height
+    union = np.where(crowd, area, area + truth_width * truth_height - shared)
     iou = np.zeros_like(shared)
     np.divide(shared, union, out=iou, where=shared > 0)
     return iou
@@ -58,7 +59,8 @@ def _layers(owner: np.ndarray, start: np.ndarray, end: np.ndarray, height: int, 
     """Runs of masks that may overlap -> label maps [h, w], 0 or owner + 1: the k-th mask of a pixel is in map k."""
     if owner.size == 0:
         return []
-    edges = np.unique(np.concatenate([[0], start, end, [height * width]]))
+    # Edges that coincide bound an empty piece, which is painted nowhere: no need to make them unique.
+    edges = np.sort(np.concatenate([[0], start, end, [height * width]]))
     first = np.searchsorted(edges, start)
     source, piece = runs.expand(first, np.searchsorted(edges, end) - first)
     order = np.argsort(piece, kind="stable")

@@ -36,24 +36,27 @@ def unpack(bits: np.ndarray) -> np.ndarray:
 def match(
     iou: np.ndarray, candidates: np.ndarray, *, areas: np.ndarray, truth_areas: np.ndarray, crowd: np.ndarray
 ) -> np.ndarray:
-    """IoU float64[d, g], detections in falling order of score; candidates bool[d, g]: of the same class.
+    """One image, in v independent views (by mask, by box): IoU float64[v, d, g], detections in falling order of
+    score; candidates bool[d, g]: of the same class; areas [v, d] of the detections.
 
-    -> uint64[d, 2]: the settings where each detection is right, and where it is wrong; elsewhere it does not count.
+    -> uint64[v, d, 2]: the settings where each detection is right, and where it is wrong; elsewhere it does not count.
     """
-    counted = _settings(inside(truth_areas) & ~crowd[:, None])
-    d, g = np.nonzero(candidates & (iou >= THRESHOLDS[0]))
-    reached = _REACHED[np.searchsorted(THRESHOLDS, iou[d, g], side="right")]
+    detections, truths = areas.size, len(iou) * len(crowd)
+    view, d, g = np.nonzero(candidates & (iou >= THRESHOLDS[0]))
+    value = iou[view, d, g]
+    reached = _REACHED[np.searchsorted(THRESHOLDS, value, side="right")]
+    counts = _settings(inside(truth_areas) & ~crowd[:, None])[g]
     # Each pair is offered twice: where its truth counts, then where it does not.
+    allowed = np.concatenate([reached & counts, reached & ~counts])
     second = np.repeat([False, True], d.size)
-    allowed = np.concatenate([reached & counted[g], reached & ~counted[g]])
-    d, g = np.tile(d, 2), np.tile(g, 2)
-    order = np.lexsort((-g, -iou[d, g], second, d))
+    d, g, value = (np.tile(x, 2) for x in (view * areas.shape[1] + d, view * len(crowd) + g, value))
+    order = np.lexsort((-g, -value, second, d))
     order = order[allowed[order] != 0]
 
-    right, ignored = [0] * len(iou), [0] * len(iou)
-    taken, is_crowd = [0] * len(crowd), crowd.tolist()
-    offers = zip(d[order].tolist(), g[order].tolist(), second[order].tolist(), allowed[order].tolist(), strict=True)
-    for i, k, uncounted, settings in offers:
+    right, ignored, taken = [0] * detections, [0] * detections, [0] * truths
+    is_crowd = crowd.tolist() * len(iou)
+    offers = (column[order].tolist() for column in (d, g, second, allowed))
+    for i, k, uncounted, settings in zip(*offers, strict=True):
         won = settings & ~(right[i] | ignored[i] | taken[k])
         if not is_crowd[k]:
             taken[k] |= won
@@ -62,7 +65,8 @@ def match(
         else:
             right[i] |= won
     tp = np.array(right, np.uint64)
-    return np.stack([tp, _settings(inside(areas)) & ~tp & ~np.array(ignored, np.uint64)], axis=1)
+    fp = _settings(inside(areas.reshape(-1))) & ~tp & ~np.array(ignored, np.uint64)
+    return np.stack([tp, fp], axis=1).reshape(*areas.shape, 2)
 
 
 def _settings(ranges: np.ndarray) -> np.ndarray:

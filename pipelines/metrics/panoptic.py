@@ -29,28 +29,28 @@ class PanopticMetrics:
     def update(self, truth: Panoptic, predicted: Panoptic) -> None:
         """One image."""
         self._check(truth, predicted)
-        shared = _intersections(truth, predicted)
-        truth_area, area = shared.sum(axis=1), shared.sum(axis=0)
-        void = shared[0, 1:]
-        shared, truth_area, area = shared[1:, 1:], truth_area[1:], area[1:]
+        t, p, shared = _pairs(truth.ids, predicted.ids)
+        # Row 0 is void, of a class that nothing else has: -1 in the truth, -2 in the prediction.
+        labels, found = np.append(-1, truth.labels), np.append(-2, predicted.labels)
+        crowd = np.append(False, truth.iscrowd)
+        truth_area, area = _sums(t, shared, labels.size), _sums(p, shared, found.size)
+        void = _sums(p[t == 0], shared[t == 0], found.size)
 
-        union = truth_area[:, None] + area - shared - void
-        same = truth.labels[:, None] == predicted.labels
-        t, p = np.nonzero(same & ~truth.iscrowd[:, None] & (2 * shared > union))
-        for category, iou in zip(truth.labels[t].tolist(), (shared[t, p] / union[t, p]).tolist(), strict=True):
-            self._iou[category] += int(iou * UNIT)
+        category = labels[t]
+        same = category == found[p]
+        union = truth_area[t] + area[p] - shared - void[p]
+        match = same & ~crowd[t] & (2 * shared > union)
+        excuse = same & (_last_crowd(labels, crowd & (truth_area > 0), len(self.names))[category] == t)
+        excused = void + _sums(p[excuse], shared[excuse], found.size)
 
-        missed = (truth_area > 0) & ~truth.iscrowd
-        missed[t] = False
-        excused = void + _on_crowd(truth, predicted, shared)
-        wrong = (area > 0) & (2 * excused <= area)
-        wrong[p] = False
-        for count, labels in (
-            (self._tp, truth.labels[t]),
-            (self._fn, truth.labels[missed]),
-            (self._fp, predicted.labels[wrong]),
-        ):
-            count += np.bincount(labels, minlength=count.size)
+        missed, wrong = (truth_area > 0) & ~crowd, (area > 0) & (2 * excused <= area)
+        missed[t[match]] = wrong[p[match]] = False
+        missed[0] = wrong[0] = False  # void
+        for count, of in ((self._tp, category[match]), (self._fn, labels[missed]), (self._fp, found[wrong])):
+            count += np.bincount(of, minlength=count.size)
+        ious = (shared[match] / union[match]).tolist()
+        for c, iou in zip(category[match].tolist(), ious, strict=True):
+            self._iou[c] += int(iou * UNIT)
 
     def merge(self, other: "PanopticMetrics") -> None:
         if (self.names, self.things) != (other.names, other.things):
@@ -88,23 +88,31 @@ class PanopticMetrics:
             raise ValueError(f"class ids {strange.tolist()} with {len(self.names)} classes")
 
 
-def _intersections(truth: Panoptic, predicted: Panoptic) -> np.ndarray:
-    """int64[truths + 1, predictions + 1]: pixels in common; row and column 0 are void."""
-    shape = (len(truth.labels) + 1, len(predicted.labels) + 1)
-    key = (truth.ids.astype(np.int64) * shape[1] + predicted.ids).reshape(-1)
-    edges = np.concatenate([[0], runs.changes(key), [key.size]])
-    if key.size == 0:
-        return np.zeros(shape, np.int64)
-    counts = np.bincount(key[edges[:-1]], np.diff(edges), minlength=shape[0] * shape[1])
-    return counts.astype(np.int64).reshape(shape)
+def _pairs(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int32[h, w] twice -> (truth id, predicted id, pixels in common) of all pairs that meet, in order."""
+    t, p = truth.reshape(-1), predicted.reshape(-1)
+    if t.size == 0:
+        return (np.zeros(0, np.int64),) * 3
+    edges = np.concatenate([[0], np.flatnonzero((t[1:] != t[:-1]) | (p[1:] != p[:-1])) + 1, [t.size]])
+    t, p = t[edges[:-1]].astype(np.int64), p[edges[:-1]].astype(np.int64)
+    # Sorted rather than counted in a table of all pairs, which thousands of nuclei would make gigabytes.
+    key = t << 32 | p
+    order = np.argsort(key, kind="stable")  # the fastest here: neighbours are mostly in order
+    first = np.append(0, runs.changes(key[order]))
+    return t[order[first]], p[order[first]], np.add.reduceat(np.diff(edges)[order], first)
 
 
-def _on_crowd(truth: Panoptic, predicted: Panoptic, shared: np.ndarray) -> np.ndarray:
-    """int64[predictions]: pixels on the crowd of the same class."""
-    on_crowd = np.zeros(len(predicted.labels), np.int64)
-    for k in np.flatnonzero(truth.iscrowd):
-        on_crowd = np.where(predicted.labels == truth.labels[k], shared[k], on_crowd)
-    return on_crowd
+def _sums(ids: np.ndarray, pixels: np.ndarray, count: int) -> np.ndarray:
+    """Pixels by id; bincount adds them as float64, which is exact for whole numbers."""
+    return np.bincount(ids, pixels, minlength=count).astype(np.int64)
+
+
+def _last_crowd(labels: np.ndarray, crowd: np.ndarray, classes: int) -> np.ndarray:
+    """int64[classes + 1]: the id of each class's last crowd, or -1; the last row is void's, which has none."""
+    last = np.full(classes + 1, -1)
+    ids = np.flatnonzero(crowd)
+    last[labels[ids]] = ids
+    return last
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
