@@ -52,7 +52,7 @@ def _colors(
     rng: np.random.Generator, kind: int, difficulty: float
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """A saturated colour near the kind's own hue (the less so, the harder), and a second one, often whitish."""
-    hue = _hue(rng, THINGS[kind].hue, 0.03 + 0.22 * difficulty)
+    hue = _hue(rng, THINGS[kind].hue, 0.03 + 0.22 * difficulty**2)
     first = colorsys.hsv_to_rgb(hue, rng.uniform(0.6, 0.95), rng.uniform(0.65, 0.95))
     whitish = rng.random() < 0.5
     saturation = rng.uniform(0.02, 0.15) if whitish else rng.uniform(0.5, 0.9)
@@ -72,7 +72,7 @@ def _position(
 ) -> tuple[float, float]:
     """Beside everything else if there is room, or, the more often the harder it is, overlapping a thing."""
     margin = 0.5 * radius
-    if taken and rng.random() < 0.1 + 0.45 * difficulty:
+    if taken and rng.random() < 0.1 + 0.45 * difficulty**2:
         x, y, other = taken[rng.integers(len(taken))]
         reach, angle = rng.uniform(0.35, 0.95) * (radius + other), rng.uniform(0, 2 * np.pi)
         x, y = x + reach * np.cos(angle), y + reach * np.sin(angle)
