@@ -1,7 +1,7 @@
 """The one decoder for files from outside: few formats, bounded size, every byte decoded, no guess about labels.
 
 Runs inside the processes of `pipelines.data.parallel`, which bound its memory and time and survive its crash. What it
-accepts is stored in shards as bytes with a hash, so that later readers may use whatever decodes fastest.
+accepts is stored in shards as bytes with a hash, so later readers may use whatever decodes fastest.
 
 Images are kept as published where every decoder gives the same RGB pixels: 8-bit RGB JPEG and PNG that no EXIF tag
 turns. All others become an RGB PNG by these rules: 16-bit values keep their high byte, alpha is dropped, grey is
@@ -14,6 +14,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -39,7 +40,7 @@ class Picture:
 
     published: bytes
     pixels: Image.Image
-    orientation: int  # EXIF's 1..8: 1 is upright or says nothing, 0 cannot be read
+    orientation: int  # EXIF's 1..8; 1, upright, where there is none
 
     def fitting(self, height: int, width: int) -> tuple[bytes, str]:
         """Encoded bytes and their format, "png" or "jpeg", in the orientation that fits a mask of this size."""
@@ -62,7 +63,8 @@ class Picture:
     def _usable(self) -> bool:
         """Every decoder gives the same three channels of 8 bits."""
         eight = self.pixels.format in ("JPEG", "MPO") or (self.pixels.format == "PNG" and _depth(self.published) == 8)
-        return self.pixels.mode == "RGB" and eight and self.orientation == 1
+        alike = self.orientation == 1 and ("exif" not in self.pixels.info or not _turned_by_others(self.published))
+        return self.pixels.mode == "RGB" and eight and alike
 
 
 def image(data: bytes) -> Picture:
@@ -80,7 +82,7 @@ def mask(data: bytes) -> np.ndarray:
         raise DataError(f"colour mask needs colour map: mode {pixels.mode}, allowed: one channel of class ids")
     spread = {2: 85, 4: 17}.get(_depth(data), 1) if pixels.mode == "L" else 1  # of 2 and 4 bits over 0..255
     indices: np.ndarray = np.array(pixels, np.uint16 if pixels.mode == "I;16" else np.uint8)
-    return indices // spread  # type: ignore[no-any-return]
+    return indices // spread
 
 
 def rgb_ids(data: bytes) -> np.ndarray:
@@ -88,8 +90,9 @@ def rgb_ids(data: bytes) -> np.ndarray:
     pixels = _load(data, ("PNG",))
     if pixels.mode != "RGB" or _depth(data) != 8:
         raise DataError(f"a panoptic PNG must be 8-bit RGB, got mode {pixels.mode}, {_depth(data)} bits")
-    red, green, blue = (np.asarray(channel, np.uint32) for channel in pixels.split())
-    return red + (green << 8) + (blue << 16)
+    rgb: np.ndarray = np.asarray(pixels, np.uint32)
+    ids: np.ndarray = rgb[..., 0] | rgb[..., 1] << 8 | rgb[..., 2] << 16
+    return ids
 
 
 def _load(data: bytes, formats: tuple[str, ...]) -> Image.Image:
@@ -130,11 +133,17 @@ def _opened(data: bytes, formats: tuple[str, ...]) -> Image.Image:
 
 
 def _orientation(pixels: Image.Image) -> int:
-    try:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Pillow cannot read says nothing
         value = pixels.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as in `_load`
-        return 0
-    return value if value in range(1, 9) else 0
+    return int(value) if value in range(1, 9) else 1
+
+
+def _turned_by_others(data: bytes) -> bool:
+    """A damaged EXIF block may say nothing to Pillow and something to OpenCV."""
+    buffer = np.frombuffer(data, np.uint8)
+    seen = [cv2.imdecode(buffer, cv2.IMREAD_COLOR | flag) for flag in (0, cv2.IMREAD_IGNORE_ORIENTATION)]
+    return not np.array_equal(seen[0], seen[1])
 
 
 def _not_allowed(found: str, formats: tuple[str, ...]) -> str:

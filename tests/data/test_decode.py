@@ -1,0 +1,266 @@
+"""Whatever comes from outside is decoded exactly, or refused in words."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps
+
+from pipelines.data import decode
+from pipelines.errors import DataError
+
+RNG = np.random.default_rng(0)
+PIXELS = cv2.resize(RNG.integers(0, 256, (6, 9, 3), np.uint8), (90, 60))  # smooth enough for a JPEG
+
+
+def encoded(pixels, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def raw_png(size, depth: int, color: int, rows: list[bytes], extra: bytes = b"") -> bytes:
+    """Depths that Pillow does not write."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, color, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + data + chunk(b"IEND", b"")
+
+
+def tagged(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
+
+
+def stored(data: bytes, size: tuple[int, int] | None = None) -> tuple[np.ndarray, str, bytes]:
+    """What a shard would hold of it, decoded with another library."""
+    picture = decode.image(data)
+    result, kind = picture.fitting(*(size or picture.pixels.size[::-1]))
+    return cv2.imdecode(np.frombuffer(result, np.uint8), cv2.IMREAD_UNCHANGED)[..., ::-1], kind, result
+
+
+MPO = encoded(PIXELS, "MPO", save_all=True, append_images=[Image.fromarray(PIXELS)])
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (encoded(PIXELS), "png"),
+        (encoded(PIXELS, "JPEG"), "jpeg"),
+        (MPO, "jpeg"),
+        (encoded(PIXELS, exif=tagged(1)), "png"),
+    ],
+    ids=["png", "jpeg", "a camera's jpeg", "upright"],
+)
+def test_usable_images_stay_as_published(data, kind):
+    _, found, result = stored(data)
+    assert (found, result) == (kind, data)
+
+
+GREY = PIXELS[..., 0]
+WIDE = RNG.integers(0, 65536, (5, 7), np.uint16)
+REPEATED = np.repeat(GREY[..., None], 3, 2)
+PALETTE = Image.fromarray(PIXELS).quantize(16)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    {
+        "grey": (encoded(GREY), REPEATED),
+        "grey and alpha": (encoded(Image.merge("LA", [Image.fromarray(GREY)] * 2)), REPEATED),
+        "alpha": (encoded(np.dstack([PIXELS, GREY])), PIXELS),
+        "palette": (encoded(PALETTE), np.asarray(PALETTE.convert("RGB"))),
+        "palette with alpha": (encoded(PALETTE, transparency=bytes(range(16))), np.asarray(PALETTE.convert("RGB"))),
+        "one bit": (encoded(Image.fromarray(GREY > 99)), np.repeat(np.uint8(255) * (GREY > 99)[..., None], 3, 2)),
+        "16 bits": (encoded(WIDE), np.repeat((WIDE >> 8).astype(np.uint8)[..., None], 3, 2)),
+        "16 bits RGB": (raw_png((2, 1), 16, 2, [bytes(range(12))]), np.array([[[0, 2, 4], [6, 8, 10]]])),
+        "bmp": (encoded(PIXELS, "BMP"), PIXELS),
+        "tiff": (encoded(PIXELS, "TIFF"), PIXELS),
+        "tiff of 16 bits": (encoded(WIDE, "TIFF"), np.repeat((WIDE >> 8).astype(np.uint8)[..., None], 3, 2)),
+        "webp": (encoded(PIXELS, "WEBP", lossless=True), PIXELS),
+        "cmyk": (encoded(Image.new("CMYK", (4, 2), (0, 0, 0, 255)), "JPEG"), np.zeros((2, 4, 3))),
+    }.values(),
+    ids=lambda value: None,
+)
+def test_other_images_become_an_rgb_png(data, expected):
+    pixels, kind, result = stored(data)
+    assert kind == "png"
+    np.testing.assert_array_equal(pixels, expected)
+    assert Image.open(io.BytesIO(result)).mode == "RGB"
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_the_mask_says_whether_the_image_is_turned(orientation, kind):
+    data = encoded(PIXELS, kind, exif=tagged(orientation))
+    image = Image.open(io.BytesIO(data))
+    upright = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(stored(data, (90, 60))[0], upright)
+    raw, _, result = stored(data, (60, 90))
+    np.testing.assert_array_equal(raw, np.asarray(image))
+    assert not Image.open(io.BytesIO(result)).getexif()  # nor will anybody turn it later
+
+
+@pytest.mark.parametrize(("orientation", "width"), [(2, 90), (3, 90), (4, 90), (6, 60)])
+def test_an_orientation_that_the_mask_cannot_settle_is_refused(orientation, width):
+    data = encoded(PIXELS[:, :width], "JPEG", exif=tagged(orientation))
+    with pytest.raises(DataError, match=f"orientation ambiguous: EXIF orientation {orientation}"):
+        stored(data)
+
+
+def test_no_other_decoder_turns_what_is_stored():
+    """Damaged EXIF blocks, of which decoders make different things: the pixels are those that met the mask."""
+    exif = tagged(6).tobytes()
+    for _ in range(300):
+        damaged = bytearray(exif)
+        damaged[RNG.integers(6, len(exif))] = RNG.integers(0, 256)
+        data = encoded(PIXELS, "JPEG", exif=bytes(damaged))
+        result, _ = decode.image(data).fitting(60, 90)
+        read_later = cv2.imdecode(np.frombuffer(result, np.uint8), cv2.IMREAD_COLOR_RGB)
+        np.testing.assert_array_equal(read_later, np.asarray(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize("size", [(61, 90), (90, 60), (30, 45)])
+def test_nothing_is_resized(size):
+    with pytest.raises(DataError, match=f"mask {size[1]}x{size[0]}, image 90x60"):
+        decode.image(encoded(PIXELS)).fitting(*size)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 10, 100, 300, 600, 900, 1100])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_truncated_jpegs_are_refused(cut, progressive):
+    data = encoded(PIXELS, "JPEG", progressive=progressive)
+    with pytest.raises(DataError, match="truncated JPEG"):
+        decode.image(data[:-cut])
+
+
+def test_every_flipped_bit_in_a_png_s_pixels_is_found():
+    data = encoded(PIXELS)
+    start, end = data.index(b"IDAT"), data.index(b"IEND")
+    for bit in RNG.integers(start * 8, (end - 4) * 8, 100):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DataError, match=r"(corrupt|truncated) PNG"):
+            decode.image(bytes(damaged))
+
+
+@pytest.mark.parametrize("keep", [8, 20, 40, 200, -13, -12])
+def test_truncated_pngs_are_refused(keep):
+    with pytest.raises(DataError, match=r"(truncated|corrupt) PNG"):
+        decode.image(encoded(PIXELS)[:keep])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"<!doctype html><html></html>",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
+        encoded(PALETTE, "GIF"),
+        b"8BPS\0\1" + bytes(99),
+    ],
+    ids=["empty", "html", "eps", "gif", "psd"],
+)
+def test_only_some_formats_are_looked_at(data):
+    with pytest.raises(DataError, match=r"not an allowed image: .* \(allowed: PNG, JPEG, BMP, TIFF, WEBP\)"):
+        decode.image(data)
+
+
+@pytest.mark.parametrize("data", [encoded(GREY, "BMP"), encoded(GREY, "JPEG"), encoded(GREY, "TIFF"), b""])
+def test_masks_are_png(data):
+    with pytest.raises(DataError, match="not an allowed image"):
+        decode.mask(data)
+
+
+@pytest.mark.parametrize("side", [8193, 10_000, 14_000, 60_000])
+def test_pixels_have_a_limit_that_is_checked_before_decoding(side):
+    with pytest.raises(DataError, match=r"pixels .* over limit 67108864"):
+        decode.image(raw_png((side, side), 1, 0, [b""]))
+
+
+def test_a_bomb_in_a_text_chunk_is_refused():
+    bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(100 << 20), 9))
+    with pytest.raises(DataError, match="corrupt PNG"):
+        decode.image(raw_png((1, 1), 8, 0, [b"\0"], extra=bomb))
+
+
+@pytest.mark.parametrize(("kind", "options"), [("TIFF", {}), ("PNG", {}), ("WEBP", {"lossless": True})])
+def test_one_frame_is_expected(kind, options):
+    frames = [Image.fromarray(PIXELS + np.uint8(k)) for k in range(3)]
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    with pytest.raises(DataError, match="3 frames, expected 1"):
+        decode.image(data)
+
+
+def test_values_without_a_range_are_refused():
+    with pytest.raises(DataError, match="mode F has no declared range"):
+        decode.image(encoded(GREY.astype(np.float32), "TIFF"))
+
+
+IDS = np.array([[0, 1, 15, 255], [20, 0, 2, 3]], np.uint8)
+
+
+def palette_mask() -> Image.Image:
+    mask = Image.fromarray(IDS)
+    mask.putpalette([v % 256 for v in range(0, 3 * 7 * 256, 7)][:768])
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    {
+        "grey": (encoded(IDS), IDS),
+        "palette": (encoded(palette_mask()), IDS),
+        "palette with alpha": (encoded(palette_mask(), transparency=3), IDS),
+        "palette of 4 colours": (encoded(Image.fromarray(IDS % 4).convert("P"), bits=2), IDS % 4),
+        "one bit": (encoded(Image.fromarray(IDS == 0)), (IDS == 0).astype(np.uint8)),
+        "two bits": (raw_png((4, 1), 2, 0, [b"\x1b"]), np.array([[0, 1, 2, 3]])),
+        "four bits": (raw_png((4, 1), 4, 0, [b"\x01\x9f"]), np.array([[0, 1, 9, 15]])),
+        "16 bits": (encoded(WIDE), WIDE),
+    }.values(),
+    ids=lambda value: None,
+)
+def test_masks_are_the_numbers_in_the_file(data, expected):
+    mask = decode.mask(data)
+    assert mask.dtype in (np.uint8, np.uint16)
+    np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_colours_are_not_class_ids(mode):
+    with pytest.raises(DataError, match=f"colour mask needs colour map: mode {mode}"):
+        decode.mask(encoded(palette_mask().convert(mode)))
+
+
+def test_panoptic_ids_are_read_from_three_channels():
+    ids = RNG.integers(0, 1 << 24, (5, 6))
+    data = encoded(np.stack([ids & 255, ids >> 8 & 255, ids >> 16], -1).astype(np.uint8))
+    np.testing.assert_array_equal(decode.rgb_ids(data), ids)
+
+
+@pytest.mark.parametrize("data", [encoded(IDS), raw_png((2, 1), 16, 2, [bytes(range(12))])])
+def test_panoptic_ids_need_8_bit_rgb(data):
+    with pytest.raises(DataError, match="a panoptic PNG must be 8-bit RGB"):
+        decode.rgb_ids(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
+def test_damage_of_any_kind_is_an_image_or_an_error_in_words(kind):
+    data = encoded(PIXELS, kind)
+    for _ in range(200):
+        damaged = bytearray(data)
+        for at in RNG.integers(0, len(data), 3):
+            damaged[at] = RNG.integers(0, 256)
+        for read in (decode.image, decode.mask):
+            try:
+                read(bytes(damaged))
+            except DataError as error:
+                assert str(error)  # noqa: PT017 - most are refused; the others have other colours, as no hash was taken
