@@ -32,3 +32,28 @@ $(VENV)/.installed: requirements.lock
 lock: $(VENV)/.installed     ## resolve pyproject.toml into requirements.lock again
 	@env -u UV_INDEX_URL -u UV_DEFAULT_INDEX $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --extra dev \
 	  --custom-compile-command "make lock" $(LOCK_FLAGS) pyproject.toml -o requirements.lock
+
+lint: install   ## style, types, import contracts
+	@ruff check . && ruff format --check . && mypy && lint-imports --no-cache
+
+test: install   ## everything that is quick: under 15 minutes on two cores
+	@python -m pytest
+
+test-all: install  ## the slow ones too
+	@python -m pytest -m ''
+
+repro: install  ## from raw data to a registered model: runs what has changed
+	@dvc repro
+
+bench: install  ## measure, and print tables
+	@for b in benchmarks/*.py; do python $$b || exit 1; done
+
+ui: install     ## MLflow's pages on http://127.0.0.1:5000: runs and the registry
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true MLFLOW_TRACKING_URI= \
+	  mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --no-serve-artifacts \
+	  --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root file://$(CURDIR)/mlartifacts
+PORT ?= 5000
+
+clean:          ## drop results, runs and caches; keeps .venv, the registry and DVC's cache
+	@rm -rf results runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find stages pipelines tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -21,7 +21,7 @@ MODEL_TASKS: dict[ModelName, Task] = {
     "panoptic_deeplab": "panoptic",
 }
 # The metric that sums up each task: training monitors it, promotion compares it.
-HEADLINE: dict[Task, str] = {"semantic": "miou", "instance": "ap", "panoptic": "pq"}
+HEADLINE: dict[str, str] = {"semantic": "miou", "instance": "ap", "panoptic": "pq"}
 FormatName = Literal["shapes", "folder", "coco-panoptic"]
 
 Positive = Annotated[int, Field(ge=1)]
@@ -267,7 +267,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
-        raise ConfigError(f"{path} is missing", do="run from the folder that holds it") from None
+        stage = path.parent.name
+        do = f"dvc repro {stage}" if path.parent.parent.name == "results" else "run from the folder that holds it"
+        raise ConfigError(f"{path} is missing", do=do) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):

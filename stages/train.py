@@ -36,7 +36,7 @@ def run(params: Params, paths: Paths) -> Summary:
     tags = {"maskline.stage": "train", "maskline.fingerprint": fingerprint}
     with (
         Monitor(paths.root, name="train", params=raw, tags=tags) as monitor,
-        cluster(paths.root, cpus=params.train.workers),
+        cluster(cpus=params.train.workers),
         progress,
         Follower(state / "events.jsonl", told),
     ):

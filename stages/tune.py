@@ -48,7 +48,7 @@ def run(params: Params, paths: Paths) -> Summary:
     with Monitor(paths.root, name="tune", params=raw, tags=tags) as monitor, progress:
         for number, values in enumerate(drawn):
             monitor.child(f"trial-{number}", values)
-        with cluster(paths.root, cpus=settings.concurrent):
+        with cluster(cpus=settings.concurrent):
             trials = search.search(raw, drawn, data=paths.of("ingest"), state=state, on_result=told)
         winner = search.best(trials)
         monitor.metrics({f"best_{metric}": winner.score or 0.0}, step=0)

@@ -19,7 +19,7 @@ WORKER_TIMEOUT = 300.0  # seconds without a batch after which a dead or hung loa
 def decode(record: Record) -> np.ndarray:
     """uint8[h, w, 3] in RGB. The bytes were read by the bounded decoder at ingest and are hash-checked since, so the
     fastest decoder may be used on them."""
-    image = cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR_RGB)
+    image: np.ndarray | None = cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR_RGB)
     if image is None or image.shape[:2] != (record.height, record.width):
         raise DataError(f"{record.id}: its image in the shard cannot be decoded", do="dvc repro --force ingest")
     return image
@@ -43,8 +43,8 @@ class TrainingSamples(Dataset[Sample]):
 def training_loader(
     reader: ShardReader, augment: Augment, *, batches: GlobalBatches, stride: int, workers: int = 0
 ) -> "DataLoader[Batch]":
-    return DataLoader(
-        TrainingSamples(reader, augment, batches.seed),
+    return DataLoader(  # its stubs do not see that collate turns samples into batches
+        TrainingSamples(reader, augment, batches.seed),  # type: ignore[arg-type]
         batch_sampler=batches,
         collate_fn=partial(collate, stride=stride),
         num_workers=workers,

@@ -8,17 +8,18 @@ from pathlib import Path
 
 from pipelines.errors import ConfigError, RunError
 
+CODE = str(Path(__file__).resolve().parents[2])  # what workers import the project from
 OBJECT_STORE = 100 * 1024**2  # bytes: nothing large travels through it, shards are mapped from disk
 
 
 @contextmanager
-def cluster(root: Path, *, cpus: int) -> Iterator[None]:
-    """A Ray with at least `cpus` CPU tokens. Workers import the project from `root`."""
+def cluster(*, cpus: int) -> Iterator[None]:
+    """A Ray with `cpus` CPU tokens (tokens, not cores: a worker group never waits for one that is not there)."""
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
     own = {} if address else {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    python_path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    python_path = os.pathsep.join(filter(None, [CODE, os.environ.get("PYTHONPATH")]))
     try:
         ray.init(
             address=address or "local",
@@ -29,7 +30,7 @@ def cluster(root: Path, *, cpus: int) -> Iterator[None]:
         )
     except Exception as error:  # Ray raises bare Exceptions here
         raise RunError(
-            f"Ray did not start: {error}\ndo: see {root} has room, or name a cluster in RAY_ADDRESS"
+            f"Ray did not start: {error}\ndo: see that memory and disk have room, or name a cluster in RAY_ADDRESS"
         ) from error
     try:
         yield

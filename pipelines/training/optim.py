@@ -27,5 +27,9 @@ def learning_rate(step: int, *, steps: int, base: float, schedule: str, warmup: 
     if step < warm:
         return base * (step + 1) / (warm + 1)
     progress = (step - warm) / max(1, steps - warm)
-    factors = {"poly": (1 - progress) ** 0.9, "cosine": (1 + math.cos(math.pi * progress)) / 2, "constant": 1.0}
+    factors: dict[str, float] = {
+        "poly": math.pow(1 - progress, 0.9),
+        "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        "constant": 1.0,
+    }
     return base * factors[schedule]

@@ -57,13 +57,13 @@ def search(
     state: Path,
     on_result: Callable[[int, Mapping[str, Any]], None],
 ) -> list[Trial]:
-    """Run a trial for each candidate. After each of its epochs the driver calls `on_result(trial, row)`; Ray must be up."""
+    """Run a trial for each candidate; the driver calls `on_result(trial, row)` after each epoch. Ray must be up."""
     from ray import tune
     from ray.tune.schedulers import HyperBandScheduler
 
     settings = config.parse(raw).tune
 
-    class Listen(tune.Callback):  # type: ignore[misc]
+    class Listen(tune.Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
             on_result(result["trial"], result)
 
@@ -116,7 +116,7 @@ def _trial(chosen: dict[str, int], *, raw: dict[str, Any], drawn: list[dict[str,
 
     from ray import tune
 
-    from pipelines.training.loop import Job, Row, fit
+    from pipelines.training.loop import Group, Job, Row, fit
 
     number = chosen["trial"]
     changed = {**drawn[number], "train.epochs": raw["tune"]["epochs"], "train.workers": 1}
@@ -129,4 +129,4 @@ def _trial(chosen: dict[str, int], *, raw: dict[str, Any], drawn: list[dict[str,
             metrics = {**row, "trial": number, "score": row[f"val_{HEADLINE[params.task]}"]}
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(token))
 
-    fit(Job(params=params, data=Path(data), state=Path(state) / f"trial-{number}"), on_epoch=report)
+    fit(Job(params=params, data=Path(data), state=Path(state) / f"trial-{number}"), Group(), on_epoch=report)
