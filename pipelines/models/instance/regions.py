@@ -1,7 +1,8 @@
 """Boxes as regions of feature maps and of masks: pooled from, cut out, pasted back.
 
 Unlike torchvision's parts of the same names, all three take a pixel as an area (`aligned` RoIAlign): torchvision's
-shift features by half a cell and truncate boxes to whole pixels, which objects of twenty pixels cannot afford.
+shift features by half a cell and truncate boxes to whole pixels. A disc 16 pixels wide that is cut out of a box near
+its own and pasted back keeps an IoU of 0.97 here, and of 0.89 there.
 """
 
 import math
