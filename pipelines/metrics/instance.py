@@ -35,8 +35,6 @@ class InstanceMetrics:
         self._check(categories, size, predicted)
         crowd = np.array([s.iscrowd for s in truth], bool)
         truth_areas = np.array([s.area for s in truth], np.int64)
-        np.add.at(self._truths, categories[~crowd], matching.inside(truth_areas[~crowd]))
-
         kept, rank = _best(predicted.labels, predicted.scores)
         boxes = predicted.boxes.astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
@@ -55,6 +53,7 @@ class InstanceMetrics:
             crowd=crowd,
         ).swapaxes(0, 1)
         self._detections.append(detections)
+        np.add.at(self._truths, categories[~crowd], matching.inside(truth_areas[~crowd]))
 
     def merge(self, other: "InstanceMetrics") -> None:
         """Add what `other` saw, as if its images had come after these."""

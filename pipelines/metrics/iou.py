@@ -42,15 +42,15 @@ def _column_runs(truth: Sequence[Segment], pixels: int) -> tuple[np.ndarray, np.
     """(truth, start, end) of all runs that are set, column-major as run-length masks are."""
     sizes = np.array([s.counts.size for s in truth], np.int64)
     first = np.cumsum(sizes) - sizes
-    edges = np.concatenate([np.zeros(0, np.int64), *(s.counts for s in truth)]).cumsum()
-    wrong = [i for i, last in enumerate(first + sizes - 1) if edges[last] != (i + 1) * pixels]
-    if wrong:
+    edges = np.concatenate([[0], *(s.counts for s in truth)]).cumsum(dtype=np.int64)
+    wrong = np.flatnonzero(edges[first + sizes] != np.arange(1, len(truth) + 1) * pixels)
+    if wrong.size:
         raise ValueError(f"the runs of truth {wrong[0]} do not add up to {pixels} pixels")
     # Every second run of each truth is set, the first one never.
     owner, run = runs.expand(first, sizes)
     odd = (run - first[owner]) % 2 == 1
     owner, run = owner[odd], run[odd]
-    start, end = edges[run - 1] - owner * pixels, edges[run] - owner * pixels
+    start, end = edges[run] - owner * pixels, edges[run + 1] - owner * pixels
     full = end > start
     return owner[full], start[full], end[full]
 

@@ -2,12 +2,17 @@
 
 import contextlib
 import io
+import json
+import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -144,3 +149,206 @@ def assert_as_coco(scenes: list[Scene]) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_equals_cocoeval(seed: int) -> None:
     assert_as_coco([scene(1000 * seed + i) for i in range(6)])
+
+
+@st.composite
+def small_scenes(draw: st.DrawFn) -> Scene:
+    """A handful of pixels, a handful of scores: everything overlaps, everything ties."""
+    size = draw(st.integers(2, 5)), draw(st.integers(2, 5))
+    shapes = draw(st.lists(arrays(bool, size), min_size=1, max_size=3))
+    label, truth, masks = st.integers(1, 3), [], []
+    for mask in draw(st.lists(st.sampled_from(shapes), max_size=5)):
+        area = draw(st.sampled_from([int(mask.sum()), 32**2, 96**2, 96**2 + 1]))
+        truth.append(segment(mask, draw(label), crowd=draw(st.booleans()), area=area))
+    for mask in draw(st.lists(st.sampled_from(shapes), max_size=6)):
+        masks.append(mask ^ draw(st.sampled_from([np.False_, draw(arrays(bool, size))])))
+    labels, scores = [draw(label) for _ in masks], [draw(st.sampled_from([0.0, 0.5, 1.0])) for _ in masks]
+    return Scene(size, tuple(truth), instances(masks, labels, scores, size))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(small_scenes(), min_size=1, max_size=3))
+def test_equals_cocoeval_on_ties_and_overlaps(scenes: list[Scene]) -> None:
+    assert_as_coco(scenes)
+
+
+def test_more_than_a_hundred_detections_of_a_class() -> None:
+    """The best hundred count, per class; with tied scores the first of them."""
+    crowded = [scene(seed, size=(40, 50), truths=30, detections=400) for seed in (3, 4, 5)]
+    assert max(np.bincount(s.predicted.labels).max() for s in crowded) > 100
+    assert_as_coco(crowded)
+
+
+def squares(sides: list[int]) -> Iterator[np.ndarray]:
+    for side in sides:
+        mask = np.zeros((200, 200), bool)
+        mask[:side, :side] = True
+        yield mask
+
+
+@pytest.mark.parametrize("sides", [[32], [96], [31, 32, 33], [95, 96, 97], [1, 200]])
+def test_area_bounds_belong_to_both_ranges(sides: list[int]) -> None:
+    masks = list(squares(sides))
+    truth = tuple(segment(m, 1) for m in masks)
+    # Detections one row short: their own areas differ from the truths'.
+    found = [np.roll(m, -1, axis=0) & m for m in masks]
+    for predicted in (masks, found):
+        assert_as_coco(
+            [Scene((200, 200), truth, instances(predicted, [1] * len(masks), [0.5] * len(masks), (200, 200)))]
+        )
+
+
+def test_perfect_prediction_scores_one() -> None:
+    for seed in range(5):
+        s = scene(seed, truths=12)
+        truth = tuple(t for t in s.truth if t.area and not t.iscrowd)
+        masks = [rle.decode(t.counts, *s.size) for t in truth]
+        labels = [t.category for t in truth]
+        # Every truth once, and identical ones (if any) as often as they are there.
+        perfect = instances(masks, labels, [0.9] * len(masks), s.size)
+        result = evaluate([Scene(s.size, truth, perfect)]).compute()
+        for family in (result, result["box"]):
+            for key in ("ap", "ap50", "ap75", "ar100"):
+                # COCO divides by one machine epsilon more than it has found.
+                assert family[key] == pytest.approx(1.0, rel=0, abs=1e-15)
+            assert {k: v for k, v in family["ap_per_class"].items() if v is not None} == pytest.approx(
+                {NAMES[c]: 1.0 for c in set(labels)}, rel=0, abs=1e-15
+            )
+
+
+def test_by_hand() -> None:
+    """Two truths; the best detection is wrong, the second right, the other truth is missed: half the recall at half
+    the precision, up to recall 0.5 (51 of 101 points), at the IoU thresholds up to 0.75 (6 of 10)."""
+    masks = list(squares([40, 20]))
+    truth = (segment(masks[0], 1), segment(np.roll(masks[1], 100, axis=1), 1))
+    wrong = np.roll(masks[1], 60, axis=0)
+    right = masks[0].copy()
+    right[30:] = False
+    predicted = instances([wrong, right], [1, 1], [0.9, 0.8], (200, 200))
+    metrics = evaluate([Scene((200, 200), truth, predicted)])
+    result = metrics.compute()
+    half = 0.5 * 51 / 101
+    assert result["ap50"] == result["ap75"] == pytest.approx(half)
+    assert result["ap"] == result["ap_per_class"]["cell"] == pytest.approx(0.6 * half)
+    assert (result["ar1"], result["ar10"], result["ar_large"]) == (0.0, pytest.approx(0.3), None)
+    assert result["ap_medium"] == pytest.approx(0.6)  # one truth; the wrong one is small, and does not count
+    assert result["ap_per_class"]["never"] is None
+    curve = metrics.precision_recall()["cell"]
+    assert curve == pytest.approx([0.5] * 51 + [0.0] * 50)
+    assert metrics.precision_recall(0.8)["cell"] == [0.0] * 101
+
+
+def numbers(result: dict[str, Any]) -> Iterator[float | None]:
+    for value in result.values():
+        if isinstance(value, dict):
+            yield from numbers(value)
+        else:
+            yield value
+
+
+def test_no_truth_is_undefined_and_no_detection_is_zero() -> None:
+    filled = next(s for s in map(scene, range(50)) if len(s.predicted) and any(not t.iscrowd for t in s.truth))
+    nothing = instances([], [], [], filled.size)
+    crowds = tuple(replace(t, iscrowd=True) for t in filled.truth)
+    for scenes in (
+        [],
+        [replace(filled, truth=())],
+        [replace(filled, truth=crowds)],
+        [Scene((4, 5), (), instances([], [], [], (4, 5)))],
+    ):
+        metrics = evaluate([*scenes, replace(filled, truth=(), predicted=nothing)])
+        assert set(numbers(metrics.compute())) == {None}
+        assert set(metrics.precision_recall().values()) == {None}
+    result = evaluate([replace(filled, predicted=nothing)]).compute()
+    assert result["ap"] == result["ar100"] == 0.0
+    assert result["ap_per_class"]["never"] is None
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(small_scenes(), max_size=5), st.data())
+def test_any_partition_is_the_same(scenes: list[Scene], data: st.DataObject) -> None:
+    """Ties and all, as long as the parts are merged in the order of their images."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(scenes)), max_size=3)))
+    merged = InstanceMetrics(NAMES, things=THINGS)
+    for first, last in zip([0, *cuts], [*cuts, len(scenes)], strict=True):
+        part = evaluate(scenes[first:last])
+        merged.merge(pickle.loads(pickle.dumps(part)))  # noqa: S301  (as a worker hands it over)
+    whole = evaluate(scenes)
+    assert merged.compute() == whole.compute()
+    assert merged.precision_recall(0.5) == whole.precision_recall(0.5)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(small_scenes(), min_size=1, max_size=4), st.randoms(use_true_random=False))
+def test_order_of_images_matters_for_ties_alone(scenes: list[Scene], random: Any) -> None:
+    # 0, 0.5 and 1 become three scores of the image's own: only ties within an image are left.
+    distinct = []
+    for i, s in enumerate(scenes):
+        scores = (s.predicted.scores * 2 + 3 * i) / (3 * len(scenes))
+        distinct.append(replace(s, predicted=replace(s.predicted, scores=scores)))
+    shuffled = distinct.copy()
+    random.shuffle(shuffled)
+    assert evaluate(shuffled).compute() == evaluate(distinct).compute()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(small_scenes(), min_size=1, max_size=3))
+def test_results_are_strict_json_in_range(scenes: list[Scene]) -> None:
+    result = evaluate(scenes).compute()
+    json.dumps(result, allow_nan=False)
+    assert all(v is None or (type(v) is float and 0 <= v <= 1) for v in numbers(result))
+
+
+def test_computing_changes_nothing() -> None:
+    metrics = evaluate([scene(i) for i in range(4)])
+    first = metrics.compute()
+    metrics.update((), (5, 5), instances([], [], [], (5, 5)))
+    assert metrics.compute() == metrics.compute() == first
+
+
+def test_keeps_nothing_dense() -> None:
+    scenes = [scene(i, size=(300, 400), detections=40) for i in range(4)]
+    metrics = evaluate(scenes)
+    assert len(pickle.dumps(metrics)) < 2000 + sum(200 + 50 * len(s.predicted) for s in scenes)
+
+
+def test_crowds_are_never_missed_nor_doubled() -> None:
+    crowd, single = np.zeros((2, 20, 20), bool)
+    crowd[:, :10] = single[:8, 12:] = True
+    inside = [np.roll(single, -12 + k, axis=1) for k in range(3)]  # three detections in the crowd
+    truth = (segment(crowd, 1, crowd=True), segment(single, 1))
+    predicted = instances([*inside, single], [1] * 4, [0.9, 0.8, 0.7, 0.6], (20, 20))
+    result = evaluate([Scene((20, 20), truth, predicted)]).compute()
+    assert (result["ap"], result["ar100"]) == (pytest.approx(1.0), 1.0)
+    uncrowded = (replace(truth[0], iscrowd=False), truth[1])
+    assert evaluate([Scene((20, 20), uncrowded, predicted)]).compute()["ap"] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": np.array([0, 9])}, r"classes \[0, 9\] are not among the things"),
+        ({"scores": np.array([0.5, np.nan], np.float32)}, "must be finite"),
+        ({"boxes": np.full((2, 4), np.inf, np.float32)}, "must be finite"),
+        ({"masks": np.zeros((2, 5, 7), bool)}, r"masks of \(5, 7\) for an image of \(5, 6\)"),
+    ],
+)
+def test_refuses(change: dict[str, np.ndarray], message: str) -> None:
+    good = instances([np.ones((5, 6), bool)] * 2, [1, 2], [0.5, 0.6], (5, 6))
+    metrics = InstanceMetrics(NAMES, things=THINGS)
+    with pytest.raises(ValueError, match=message):
+        metrics.update((segment(np.ones((5, 6), bool), 1),), (5, 6), replace(good, **change))
+    assert set(numbers(metrics.compute())) == {None}
+
+
+def test_refuses_truths_of_another_class_or_size() -> None:
+    metrics, nothing = InstanceMetrics(NAMES, things=THINGS), instances([], [], [], (5, 6))
+    with pytest.raises(ValueError, match="not among the things"):
+        metrics.update((segment(np.ones((5, 6), bool), 0),), (5, 6), nothing)
+    with pytest.raises(ValueError, match="do not add up to 30 pixels"):
+        metrics.update((segment(np.ones((6, 6), bool), 1),), (5, 6), nothing)
+    assert set(numbers(metrics.compute())) == {None}
+    with pytest.raises(ValueError, match="cannot merge"):
+        metrics.merge(InstanceMetrics(NAMES, things=(1,)))
+    with pytest.raises(ValueError, match=r"IoU 0\.42 is not one of \[0\.5, 0\.55"):
+        metrics.precision_recall(0.42)
