@@ -1,0 +1,118 @@
+"""evaluate: hold the trained model against a split of the dataset.
+
+Reads results/ingest, results/train and the sections task and evaluate.
+Writes metrics.json (for `register` and `dvc metrics`), plots/ (for `dvc plots`) and report.html (for people).
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from pipelines import files, stage
+from pipelines.config import HEADLINE, Params
+from pipelines.data.schema import ClassInfo, Manifest
+from pipelines.errors import DataError, bounded
+from pipelines.progress import Progress
+from pipelines.stage import Paths, Summary
+
+IOUS = (0.5, 0.75)  # whose precision is drawn
+
+
+def run(params: Params, paths: Paths) -> Summary:
+    import torch
+
+    from pipelines.data.shards import ShardReader
+    from pipelines.evaluation import cases, plots, report
+    from pipelines.evaluation.evaluator import score
+    from pipelines.inference import package
+
+    settings = params.evaluate
+    predictor = package.load(paths.of("train"), device="cuda" if torch.cuda.is_available() else "cpu")
+    reader = ShardReader(paths.of("ingest"), settings.split)
+    manifest = reader.manifest
+    check(params.task, predictor.task, predictor.classes, manifest, images=len(reader), split=settings.split)
+
+    scores: dict[str, float | None] = {}
+    with Progress("evaluate", len(reader), "images") as progress:
+        evaluator = score(
+            predictor,
+            reader,
+            batch_size=settings.batch_size,
+            progress=progress,
+            on_image=lambda _, record, value: scores.update({record.id: value}),
+        )
+    metrics = evaluator.compute()
+    drawn: dict[str, Any] = {
+        "metrics": metrics,
+        "history": read_history(paths.of("train") / "history.csv"),
+        "confusion": None if evaluator.semantic is None else evaluator.semantic.confusion,
+        "precision_recall": {iou: evaluator.instance.precision_recall(iou) for iou in IOUS}
+        if evaluator.instance is not None
+        else {},
+    }
+    names = [c.name for c in manifest.classes]
+    plots.write(paths.out / "plots", names=names, headline=HEADLINE[params.task], **drawn)
+    evaluation = report.Evaluation(
+        task=params.task,
+        classes=manifest.classes,
+        identity=identity(predictor.description, manifest),
+        split=settings.split,
+        scores=scores,
+        cases=list(cases.collect(predictor, reader, list(scores.values()), settings.cases)),
+        **drawn,
+    )
+    files.write_text(paths.out / "report.html", report.render(evaluation))
+    dataset = {"hash": manifest.hash, "split": settings.split, "images": len(reader)}
+    files.write_json(paths.out / "metrics.json", {**metrics, "dataset": dataset})
+    shown = {HEADLINE[view]: values[HEADLINE[view]] for view, values in metrics.items()}
+    return {name: "undefined" if value is None else f"{value:.4f}" for name, value in shown.items()}
+
+
+def check(
+    task: str, trained: str, classes: Sequence[ClassInfo], manifest: Manifest, *, images: int, split: str
+) -> None:
+    """Refuse what would give numbers that mean nothing."""
+    if trained != task:
+        raise DataError(f"the trained model does the {trained} task and task is {task}", do="dvc repro train")
+    known, found = ([f"{c.name} ({'thing' if c.isthing else 'stuff'})" for c in t] for t in (classes, manifest.classes))
+    if known != found:
+        pairs = enumerate(zip_longest(known, found, fillvalue="none"))
+        faults = [f"class {i}: the model has {m}, the dataset {d}" for i, (m, d) in pairs if m != d]
+        what = f"the model has {len(known)} classes, the dataset {len(found)}, and they differ"
+        raise DataError(what, bounded(faults), do="train on this dataset: dvc repro train")
+    if not images:
+        raise DataError(
+            f"the {split} split has no images (there are {manifest.images})",
+            do="set evaluate.split to another one, or dataset.splits so that it has some",
+        )
+
+
+def read_history(path: Path) -> dict[str, list[float]]:
+    """The columns of history.csv."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} cannot be read: {error}", do="dvc repro --force train") from None
+
+
+def identity(description: Mapping[str, Any], manifest: Manifest) -> dict[str, str]:
+    """What was held against what."""
+    model, trained = description["model"], description["dataset"]
+    return {
+        "model": model["name"],
+        "encoder": f"{model['encoder']}, decoder of {model['channels']} channels",
+        "weights": f"sha256 {description['weights']['sha256']}, epoch {description['epoch']}",
+        "trained on": f"{trained['name']} {trained['hash']}",
+        "dataset": manifest.name,
+        "dataset hash": manifest.hash,
+        "classes": f"{len(manifest.things)} things, {len(manifest.stuff)} stuff",
+        "images": ", ".join(f"{split} {count:,}" for split, count in manifest.images.items()),
+    }
+
+
+if __name__ == "__main__":
+    stage.main("evaluate", run)

@@ -1,0 +1,104 @@
+"""The evaluator against the metrics themselves, and what must not change a score."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipelines.data import panoptic
+from pipelines.data.prediction import Prediction
+from pipelines.evaluation.evaluator import VIEWS, Evaluator, evaluate, score
+from pipelines.loading.loader import decode
+from pipelines.metrics.instance import InstanceMetrics
+from pipelines.metrics.panoptic import PanopticMetrics
+from pipelines.metrics.semantic import SemanticMetrics
+
+TASKS = ("semantic", "instance", "panoptic")
+
+
+def directly(records, classes, model):
+    names, things = [c.name for c in classes], tuple(i for i, c in enumerate(classes) if c.isthing)
+    semantic, instance = SemanticMetrics(names), InstanceMetrics(names, things=things)
+    whole = PanopticMetrics(names, things=things)
+    for record in records:
+        (found,) = model.predict([decode(record)])
+        if found.semantic is not None:
+            semantic.update(record.semantic, found.semantic)
+        if found.instances is not None:
+            instance.update(record.segments, (record.height, record.width), found.instances)
+        if found.panoptic is not None:
+            whole.update(panoptic.truth(record, things), found.panoptic)
+    all_three = {"semantic": semantic, "instance": instance, "panoptic": whole}
+    return {view: all_three[view].compute() for view in VIEWS[model.task]}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_gives_what_the_metrics_give(task, records, classes, learned):
+    model = learned(task)
+    found = evaluate(model, records, batch_size=2)
+    assert found == directly(records, classes, model)
+    assert set(found) == ({"semantic", "instance", "panoptic"} if task == "panoptic" else {task})
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_batches_and_shares_change_nothing(task, records, learned):
+    model = learned(task)
+    whole = evaluate(model, records, batch_size=1)
+    assert evaluate(model, records, batch_size=64) == whole
+    shares = [score(model, records, batch_size=3, indices=part) for part in (range(4), range(4, 7))]
+    first, second = pickle.loads(pickle.dumps(shares))  # noqa: S301 - as it travels between workers
+    first.merge(second)
+    assert first.compute() == whole
+
+
+def test_a_batch_holds_one_size(records, learned):
+    model = learned("semantic")
+    score(model, records, batch_size=2)
+    assert [len(b) for b in model.batches] == [2, 2, 1, 1, 1]
+    assert all(len(set(batch)) == 1 for batch in model.batches)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_tells_each_image_s_own_score(task, records, classes, learned):
+    model, told = learned(task), {}
+    score(model, records, batch_size=3, on_image=lambda index, record, value: told.update({index: (record.id, value)}))
+    assert [told[i][0] for i in range(len(records))] == [r.id for r in records]
+    key = {"semantic": "miou", "instance": "ap", "panoptic": "pq"}[task]
+    for i, record in enumerate(records):
+        assert told[i][1] == directly([record], classes, model)[task][key]
+    assert told[0][1] > told[len(records) - 1][1]  # the predictions get worse
+
+
+def test_without_a_thing_there_is_no_ap(records, classes, learned):
+    bare = replace(records[0], segments=())
+    model, told = learned("instance"), []
+    found = score(model, [bare], batch_size=1, on_image=lambda *image: told.append(image[2]))
+    assert told == [None]
+    assert found.headline() is None
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_undefined_values_are_strict_json(task, records, classes):
+    nothing = Evaluator(task=task, classes=classes).compute()
+    assert "NaN" not in json.dumps(nothing, allow_nan=False)
+    assert nothing[task][{"semantic": "miou", "instance": "ap", "panoptic": "pq"}[task]] is None
+
+
+def test_a_missing_view_is_an_error(records, classes):
+    with pytest.raises(ValueError, match="no semantic view"):
+        Evaluator(task="semantic", classes=classes).update(records[0], Prediction())
+
+
+def test_a_prediction_of_another_size_is_an_error(records, classes):
+    wrong = Prediction(semantic=np.zeros((32, 32), np.uint8))
+    with pytest.raises(ValueError, match="32"):
+        Evaluator(task="semantic", classes=classes).update(records[0], wrong)
+
+
+def test_a_model_s_error_is_not_hidden(records, classes, learned):
+    model = learned("semantic")
+    model.answers.clear()
+    with pytest.raises(KeyError):
+        evaluate(model, records, batch_size=2)
