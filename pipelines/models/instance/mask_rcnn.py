@@ -2,13 +2,15 @@
 
 A pyramid p2..p6 over the encoder; a region proposal network on all its levels; for each region a class and a box from
 7x7 features, and a 28x28 mask per class from 14x14 ones. Anchors, proposals, sampling, box coding and the heads are
-torchvision's, held against its own MaskRCNN with equal weights.
+torchvision's, and losses and detections are held against its RegionProposalNetwork and RoIHeads with equal weights.
 
-Deviations: any timm encoder, none of it frozen; `channels` is the width of pyramid and mask head, a quarter of the box
-head's (the paper: 256 and 1024); images are taken as they come, not resized to a short side of 800, and so anchors of
-16 to 256 pixels instead of 32 to 512, and pyramid levels for regions half as large; 128 regions per image to learn
-from instead of 512; regions aligned to pixels as areas (`regions` says why). Nothing is learned from crowds: they are
-no truths, and what lies within one is no background (Detectron's rule, at its 0.7, here for anchors too).
+Deviations: any timm encoder, none of it frozen; `channels` is the width of pyramid and mask head, and a quarter of the
+box head's (the paper: 256 and 1024); images are taken as they come, not resized to a short side of 800, and so anchors
+of 16 to 256 pixels instead of 32 to 512, and each pyramid level for regions half as large; per image 500 proposals in
+training and 300 in use instead of 2000 and 1000, and 128 regions to learn from instead of 512, so that it can be
+trained without a GPU; masks and features are aligned to pixels as areas (`regions` says why). Nothing is learned from
+crowds: they are no truths, and what lies within one is no background (Detectron's rule, at its 0.7, here for anchors
+too).
 
 Sampling draws from torch's global generator, so that a seed fixes it.
 """
