@@ -116,6 +116,7 @@ def test_an_orientation_that_the_mask_cannot_settle_is_refused(orientation, widt
         stored(data)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_no_other_decoder_turns_what_is_stored():
     """Damaged EXIF blocks, of which decoders make different things: the pixels are those that met the mask."""
     exif = tagged(6).tobytes()

@@ -13,6 +13,7 @@ Names that begin with a dot are not looked at.
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -73,23 +74,32 @@ def scan(source: Source) -> Scan:
     others = {kind: _files(root, kind, (".png",), faults) for kind in ("masks", "instances") if (root / kind).is_dir()}
     others.setdefault("masks", {})
     _check_pairs(images, others, faults)
-    published = any((root / "images" / split).is_dir() for split in SPLITS)
-    items = []
-    for key, path in images.items():
-        first = key.partition("/")[0]
-        if published and first not in SPLITS:
-            faults.append(f"{path}: in none of the splits' folders, {', '.join(f'images/{s}' for s in SPLITS)}")
-        elif all(key in found for found in others.values()):
-            split = cast(Split, first) if published else split_of(key, source.splits)
-            instances = others["instances"][key] if "instances" in others else None
-            items.append(Item(id=key, split=split, image=path, mask=others["masks"][key], instances=instances))
     return Scan(
         classes=classes,
-        items=items,
+        items=list(_items(root, images, others, source.splits, faults)),
         read=partial(read, root=root, classes=classes),
         name=lambda item: item.image,
         faults=faults,
     )
+
+
+def _items(
+    root: Path, images: dict[str, str], others: dict[str, dict[str, str]], splits: Mapping[str, float], faults: Faults
+) -> Iterator[Item]:
+    """Complete sets of files that may be opened; what is wrong with a set goes to `faults`."""
+    published = any((root / "images" / split).is_dir() for split in SPLITS)
+    for key, image in images.items():
+        before = len(faults)
+        paths = {kind: found[key] for kind, found in others.items() if key in found}
+        for path in (image, *paths.values()):
+            with faults.of(path):
+                check_inside(root, path)
+        first = key.partition("/")[0]
+        if published and first not in SPLITS:
+            faults.append(f"{image}: in none of the splits' folders, {', '.join(f'images/{s}' for s in SPLITS)}")
+        if len(faults) == before and len(paths) == len(others):
+            split = cast(Split, first) if published else split_of(key, splits)
+            yield Item(id=key, split=split, image=image, mask=paths["masks"], instances=paths.get("instances"))
 
 
 def read_classes(root: Path) -> tuple[ClassInfo, ...]:
@@ -127,8 +137,6 @@ def _files(root: Path, kind: str, suffixes: tuple[str, ...], faults: Faults) -> 
         if PurePosixPath(path).suffix.lower() not in suffixes:
             faults.append(f"{path}: suffix not allowed (allowed: {', '.join(suffixes)})")
             continue
-        with faults.of(path):
-            check_inside(root, path)
         key = str(PurePosixPath(path).relative_to(kind).with_suffix(""))
         if key in found:
             faults.append(f"{path}: has the same name as {found[key]}")
