@@ -1,6 +1,7 @@
 """params.yaml as frozen pydantic models: complete (no defaults), strict, and read before anything heavy is imported."""
 
 import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -22,6 +23,8 @@ MODEL_TASKS: dict[ModelName, Task] = {
 }
 # The metric that sums up each task: training monitors it, promotion compares it.
 HEADLINE: dict[str, str] = {"semantic": "miou", "instance": "ap", "panoptic": "pq"}
+# A trial runs for tune.epochs, in one process: a search over these would change nothing.
+SET_BY_TUNE = ("train.epochs", "train.workers")
 FormatName = Literal["shapes", "folder", "coco-panoptic"]
 
 Positive = Annotated[int, Field(ge=1)]
@@ -29,6 +32,10 @@ Count = Annotated[int, Field(ge=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PerSplit = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+_short = reprlib.Repr()  # of a value in a message: a YAML of ten lines can hold a list of a billion
+_short.maxstring = _short.maxother = 80
 
 
 class Section(BaseModel):
@@ -151,9 +158,16 @@ class Tune(Section):
     trials: Count
     epochs: Positive
     concurrent: Positive
-    space: dict[str, dict[Literal["choice", "uniform", "loguniform"], list[Any]]]
     grace_epochs: Positive
+    space: dict[str, dict[Literal["choice", "uniform", "loguniform"], list[Any]]]
     reduction_factor: Annotated[int, Field(ge=2)]
+
+    @field_validator("grace_epochs")
+    @classmethod
+    def _within_the_epochs(cls, grace: int, info: ValidationInfo) -> int:
+        if grace > info.data.get("epochs", grace):
+            raise ValueError(f"{grace} is more than tune.epochs {info.data['epochs']}: change one of them")
+        return grace
 
     @field_validator("space")
     @classmethod
@@ -169,7 +183,9 @@ class Tune(Section):
             numbers = len(values) == 2 and all(type(v) in (int, float) for v in values)
             if not numbers or not values[0] < values[1] or (kind == "loguniform" and values[0] <= 0):
                 positive = " above 0" if kind == "loguniform" else ""
-                raise ValueError(f"{name}.{kind} must be [low, high] with low < high{positive}, got {values}")
+                raise ValueError(
+                    f"{name}.{kind} must be [low, high] with low < high{positive}, got {_short.repr(values)}"
+                )
         return spaces
 
 
@@ -221,7 +237,7 @@ class Evaluate(Section):
 class Register(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
     min_gain: Weight
-    floors: dict[str, float]
+    floors: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
 
 
 class Params(Section):
@@ -246,11 +262,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' is there twice", key.start_mark
-                )
-            seen.add(key.value)
+            name = str(key.value)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' is there twice", key.start_mark)
+            seen.add(name)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
 
@@ -270,7 +285,9 @@ def read(path: Path) -> dict[str, Any]:
         stage = path.parent.name
         do = f"dvc repro {stage}" if path.parent.parent.name == "results" else "run from the folder that holds it"
         raise ConfigError(f"{path} is missing", do=do) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:  # `!!int x` is PyYAML's ValueError
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold sections, got {type(raw).__name__}")
@@ -359,11 +376,12 @@ def _say(raw: Mapping[str, Any], fault: Any) -> str:
         return f"{where}: missing"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", context["expected"])
-        return f"{where}: got {got!r}, allowed: {', '.join(allowed)}{did_you_mean(got, allowed)}"
+        hint = did_you_mean(got, allowed) if isinstance(got, str) else ""
+        return f"{where}: got {_short.repr(got)}, allowed: {', '.join(allowed)}{hint}"
     if kind == "value_error":
         return f"{where}: {context['error']}"
     said = fault["msg"].replace("Input should be", "must be").replace("Input should", "must")
-    return f"{where}: {said[0].lower() + said[1:]}, got {got!r}"
+    return f"{where}: {said[0].lower() + said[1:]}, got {_short.repr(got)}"
 
 
 def _keys_at(path: list[str]) -> list[str]:
@@ -389,13 +407,14 @@ def _disagreements(raw: Mapping[str, Any]) -> list[str]:
 
 def _unsearchable(raw: Mapping[str, Any], params: Params) -> Iterator[str]:
     """Names in tune.space that do not exist, and values there that params.yaml would not accept."""
-    names = list(flatten({s: raw[s] for s in ("model", "loss", "train")}))
+    names = [n for n in flatten({s: raw[s] for s in ("model", "loss", "train")}) if n not in SET_BY_TUNE]
     for name, space in params.tune.space.items():
         if name not in names:
             hint = did_you_mean(name, names)
             yield f"tune.space.{name}: no such parameter{hint} (model, loss and train are searched)"
             continue
-        for value in next(iter(space.values())):
-            trial = merge(raw, {name: value})
+        kind, values = next(iter(space.items()))
+        for value in values:
+            trial = merge(raw, {name: value if kind == "choice" else float(value)})  # what is drawn is never whole
             faults = _field_faults(trial)[0] + _disagreements(trial)
             yield from (f"tune.space.{name}: {fault}" for fault in faults)
