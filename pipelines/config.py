@@ -316,7 +316,7 @@ def with_overrides(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def merge(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`raw` with the dotted names in `overrides` set: {"train.learning_rate": 0.1}."""
-    merged = _copy(raw)
+    merged: dict[str, Any] = _copy(raw)
     for name, value in overrides.items():
         *path, last = name.split(".")
         at = merged

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -28,9 +29,10 @@ def build(task: str, model: Mapping[str, Any], classes: tuple[ClassInfo, ...]) -
         things=tuple(i for i, c in enumerate(classes) if c.isthing),
         stuff=tuple(i for i, c in enumerate(classes) if not c.isthing),
     )
-    return spec.build(
+    built = spec.build(
         classes=table, encoder=model["encoder"], weights=model.get("weights", "none"), channels=model["channels"]
     )
+    return built.to(memory_format=torch.channels_last)  # as the loader's images are
 
 
 def save(folder: Path, model: nn.Module, description: Mapping[str, Any]) -> None:

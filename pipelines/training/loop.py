@@ -186,7 +186,7 @@ class _Run:
         share = range(rank * len(reader) // world, (rank + 1) * len(reader) // world)
         try:
             with self._autocast():
-                mine = score(predictor, reader, indices=share, batch_size=self.params.evaluate.batch_size)
+                mine = score(predictor, reader, indices=share, batch_size=self.params.train.batch_size)
         finally:
             self.model.train()
         metrics = self._merge(mine).compute()

@@ -1,10 +1,10 @@
-"""The search on Ray Tune: synchronous Hyperband (Li et al., JMLR 2018) over what params.yaml names.
+"""The search on Ray Tune: candidates drawn from what params.yaml names, halved as they train.
 
 A trial is a training run with other parameters and one worker, run as a plain function trainable: no worker group
 inside a trial, so two cores cannot deadlock, and it costs a fourth of what Ray Train inside Tune costs.
 
-Reproducible: the candidates are drawn from the seed before any result is known, and Hyperband halves a bracket only
-when all its trials have arrived, so which trial is stopped never depends on which was faster (ASHA's does).
+Reproducible: the candidates are drawn from the seed before any result is known, and trials are halved only when all
+have arrived, so which one is stopped never depends on which was faster (with ASHA it does).
 """
 
 import json
@@ -59,13 +59,17 @@ def search(
 ) -> list[Trial]:
     """Run a trial for each candidate; the driver calls `on_result(trial, row)` after each epoch. Ray must be up."""
     from ray import tune
-    from ray.tune.schedulers import HyperBandScheduler
+
+    from pipelines.training.halving import SuccessiveHalving
 
     settings = config.parse(raw).tune
 
     class Listen(tune.Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
             on_result(result["trial"], result)
+
+        def __reduce__(self) -> Any:  # Tune stores the callbacks with its state; this one belongs to the process
+            return tune.Callback, ()
 
     trainable = tune.with_parameters(_trial, raw=raw, drawn=drawn, data=str(data), state=str(state))
     tuner = tune.Tuner(
@@ -75,7 +79,12 @@ def search(
             metric="score",
             mode="max",
             reuse_actors=True,
-            scheduler=HyperBandScheduler(max_t=settings.epochs, reduction_factor=settings.reduction_factor),
+            scheduler=SuccessiveHalving(
+                trials=len(drawn),
+                epochs=settings.epochs,
+                grace=settings.grace_epochs,
+                reduction_factor=settings.reduction_factor,
+            ),
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -111,7 +120,7 @@ def best(trials: list[Trial]) -> Trial:
 
 
 def _trial(chosen: dict[str, int], *, raw: dict[str, Any], drawn: list[dict[str, Any]], data: str, state: str) -> None:
-    """One candidate, in a Ray worker; paused by Hyperband, it goes on from its own checkpoint."""
+    """One candidate, in a Ray worker; paused while it waits for the others, it goes on from its own checkpoint."""
     import tempfile
 
     from ray import tune
@@ -123,7 +132,7 @@ def _trial(chosen: dict[str, int], *, raw: dict[str, Any], drawn: list[dict[str,
     params = config.parse(config.merge(raw, changed))
 
     def report(row: Row) -> None:
-        # Hyperband pauses only what has a checkpoint; ours lies in the trial's state folder, so this one is a token.
+        # Tune pauses only what has a checkpoint; ours lies in the trial's state folder, so this one is a token.
         with tempfile.TemporaryDirectory() as token:
             (Path(token) / "epoch.json").write_text(json.dumps(row["epoch"]))
             metrics = {**row, "trial": number, "score": row[f"val_{HEADLINE[params.task]}"]}

@@ -51,6 +51,8 @@ def head(channels: int, out: int) -> nn.Sequential:
 
 
 class PanopticDeepLab(SegmentationModel):
+    things: Tensor
+
     def __init__(self, *, classes: Classes, encoder: str, weights: str, channels: int):
         super().__init__()
         self.classes = classes
@@ -76,7 +78,8 @@ class PanopticDeepLab(SegmentationModel):
 
     def losses(self, outputs: Outputs, targets: Targets, pixel_loss: PixelLoss) -> dict[str, Tensor]:
         size = outputs["center"].shape[-2:]
-        truths = [center_targets(t, targets.semantic.shape[-2:], size) for t in targets.instances]
+        full = targets.semantic.shape[-2:]
+        truths = [center_targets(t, full, size) for t in targets.instances]
         heatmap, offset, crowd, thing = (torch.stack(part) for part in zip(*truths, strict=True))
         known = (~crowd).unsqueeze(1)
         center = (outputs["center"].float() - heatmap.unsqueeze(1)).square() * known
@@ -146,9 +149,7 @@ class PanopticDeepLab(SegmentationModel):
         return Prediction(semantic=voted.to(torch.uint8).cpu().numpy(), instances=instances, panoptic=panoptic)
 
 
-def center_targets(
-    truth: InstanceTargets, full: tuple[int, int], size: tuple[int, int]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def center_targets(truth: InstanceTargets, full: torch.Size, size: torch.Size) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """heatmap[h, w], offset[2, h, w] in pixels (dy, dx), crowd[h, w] and thing[h, w] on the output grid."""
     device = truth.masks.device
     step_y, step_x = full[0] // size[0], full[1] // size[1]
@@ -178,7 +179,7 @@ def cell_centers(cells: int, step: int, device: torch.device) -> Tensor:
     return torch.arange(cells, device=device) * step + (step - 1) / 2
 
 
-def find_centers(heatmap: Tensor, full: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def find_centers(heatmap: Tensor, full: torch.Size) -> tuple[Tensor, Tensor]:
     """Peaks of the heatmap -> their pixel coordinates[n, 2] as (y, x), and heights[n], highest first."""
     peak = F.max_pool2d(heatmap[None, None], NMS, stride=1, padding=NMS // 2)[0, 0]
     candidates = torch.where((heatmap == peak) & (heatmap > MIN_CENTER), heatmap, 0).flatten()
