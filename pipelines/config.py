@@ -35,7 +35,7 @@ PerSplit = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 _short = reprlib.Repr()  # of a value in a message: a YAML of ten lines can hold a list of a billion
-_short.maxstring = _short.maxother = 80
+_short.maxlevel, _short.maxstring, _short.maxother = 2, 80, 80
 
 
 class Section(BaseModel):
@@ -58,16 +58,9 @@ class Splits(Section):
 
 class Dataset(Section):
     format: FormatName
-    root: str | None
+    root: Annotated[str, Field(min_length=1)]
     splits: Splits
     shapes: Shapes
-
-    @field_validator("root")
-    @classmethod
-    def _given_where_needed(cls, root: str | None, info: ValidationInfo) -> str | None:
-        if info.data.get("format") not in (None, "shapes") and not root:
-            raise ValueError(f"must name the dataset's folder for format '{info.data['format']}'")
-        return root
 
     @field_validator("splits")
     @classmethod
@@ -321,6 +314,8 @@ def merge(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any
         *path, last = name.split(".")
         at = merged
         for key in path:
+            if not isinstance(at.get(key), dict):
+                at[key] = {}  # a section that is not there: `parse` says so, in its words
             at = at[key]
         at[last] = value
     return merged
