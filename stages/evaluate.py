@@ -28,63 +28,59 @@ def run(params: Params, paths: Paths) -> Summary:
     from pipelines.evaluation.evaluator import score
     from pipelines.inference import package
 
-    settings = params.evaluate
     predictor = package.load(paths.of("train"), device="cuda" if torch.cuda.is_available() else "cpu")
-    reader = ShardReader(paths.of("ingest"), settings.split)
-    manifest = reader.manifest
-    check(params.task, predictor.task, predictor.classes, manifest, images=len(reader), split=settings.split)
+    reader = ShardReader(paths.of("ingest"), params.evaluate.split)
+    manifest, history = reader.manifest, read_history(paths.of("train") / "history.csv")
+    check(params, predictor.task, predictor.classes, manifest)
 
     scores: dict[str, float | None] = {}
     with Progress("evaluate", len(reader), "images") as progress:
         evaluator = score(
             predictor,
             reader,
-            batch_size=settings.batch_size,
+            batch_size=params.evaluate.batch_size,
             progress=progress,
             on_image=lambda _, record, value: scores.update({record.id: value}),
         )
-    metrics = evaluator.compute()
+    metrics, semantic, instance = evaluator.compute(), evaluator.semantic, evaluator.instance
     drawn: dict[str, Any] = {
         "metrics": metrics,
-        "history": read_history(paths.of("train") / "history.csv"),
-        "confusion": None if evaluator.semantic is None else evaluator.semantic.confusion,
-        "precision_recall": {iou: evaluator.instance.precision_recall(iou) for iou in IOUS}
-        if evaluator.instance is not None
-        else {},
+        "history": history,
+        "confusion": semantic and semantic.confusion,
+        "precision_recall": {iou: instance.precision_recall(iou) for iou in IOUS} if instance else {},
     }
     names = [c.name for c in manifest.classes]
     plots.write(paths.out / "plots", names=names, headline=HEADLINE[params.task], **drawn)
     evaluation = report.Evaluation(
+        title=f"{predictor.description['model']['name']} on {manifest.name}",
         task=params.task,
         classes=manifest.classes,
         identity=identity(predictor.description, manifest),
-        split=settings.split,
+        split=params.evaluate.split,
         scores=scores,
-        cases=list(cases.collect(predictor, reader, list(scores.values()), settings.cases)),
+        cases=list(cases.collect(predictor, reader, list(scores.values()), params.evaluate.cases)),
         **drawn,
     )
     files.write_text(paths.out / "report.html", report.render(evaluation))
-    dataset = {"hash": manifest.hash, "split": settings.split, "images": len(reader)}
+    dataset = {"hash": manifest.hash, "split": params.evaluate.split, "images": len(reader)}
     files.write_json(paths.out / "metrics.json", {**metrics, "dataset": dataset})
     shown = {HEADLINE[view]: values[HEADLINE[view]] for view, values in metrics.items()}
     return {name: "undefined" if value is None else f"{value:.4f}" for name, value in shown.items()}
 
 
-def check(
-    task: str, trained: str, classes: Sequence[ClassInfo], manifest: Manifest, *, images: int, split: str
-) -> None:
+def check(params: Params, trained: str, classes: Sequence[ClassInfo], manifest: Manifest) -> None:
     """Refuse what would give numbers that mean nothing."""
-    if trained != task:
-        raise DataError(f"the trained model does the {trained} task and task is {task}", do="dvc repro train")
+    if trained != params.task:
+        raise DataError(f"the trained model does the {trained} task and task is {params.task}", do="dvc repro train")
     known, found = ([f"{c.name} ({'thing' if c.isthing else 'stuff'})" for c in t] for t in (classes, manifest.classes))
     if known != found:
         pairs = enumerate(zip_longest(known, found, fillvalue="none"))
         faults = [f"class {i}: the model has {m}, the dataset {d}" for i, (m, d) in pairs if m != d]
         what = f"the model has {len(known)} classes, the dataset {len(found)}, and they differ"
         raise DataError(what, bounded(faults), do="train on this dataset: dvc repro train")
-    if not images:
+    if not manifest.images.get(params.evaluate.split):
         raise DataError(
-            f"the {split} split has no images (there are {manifest.images})",
+            f"the {params.evaluate.split} split has no images (there are {manifest.images})",
             do="set evaluate.split to another one, or dataset.splits so that it has some",
         )
 

@@ -3,6 +3,8 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from pipelines.evaluation.plots import mean_curve
 Curve = Sequence[float] | None  # precision at recall 0, 0.01 .. 1
 RECALLS = np.linspace(0, 1, 101).round(2).tolist()
 PICTURE_BYTES = 2_000_000  # of all pictures together; text and charts are a few hundred kB
-LOSSLESS_BYTES = 12_000  # flat maps stay exact, photographs need not
+SIDES = (512, 384, 256, 128, 64)  # pixels of a picture's longer side, the first that fits
+FLAT_COLORS = 256
 
 # view -> what a card shows: the headline, what it means, and its family
 CARDS: dict[str, tuple[str, str, str, dict[str, str]]] = {
@@ -62,6 +65,7 @@ PER_CLASS = {"panoptic": ("PQ", "pq_per_class"), "semantic": ("IoU", "iou"), "in
 class Evaluation:
     """All that is reported."""
 
+    title: str
     task: str
     classes: tuple[ClassInfo, ...]
     metrics: Mapping[str, Mapping[str, Any]]  # by view, as metrics.json has them
@@ -95,7 +99,7 @@ def render(evaluation: Evaluation) -> str:
         verdicts=pictures.VERDICTS,
         hatch=pictures.HATCH,
         scores=_scores(evaluation),
-        cases=_cases(evaluation),
+        cases=pictures_within(evaluation.cases, evaluation.classes),
         confusions=_confusions(evaluation),
         confident=CONFIDENT,
         charts=_charts(evaluation),
@@ -187,17 +191,13 @@ def _history_chart(name: str, lines: Mapping[str, charts.Points]) -> dict[str, A
     return {"name": name, "notes": notes, "chart": drawn}
 
 
-def _cases(evaluation: Evaluation) -> dict[str, list[dict[str, Any]]]:
-    """By kind; as large as the bound on the page's size allows."""
-    shown: dict[str, list[dict[str, Any]]] = {}
-    for largest in (512, 384, 288, 192, 128):
-        shown = {}
-        for case in evaluation.cases:
-            shown.setdefault(case.kind, []).append(_case(case, evaluation.classes, largest))
-        total = sum(case["bytes"] for cases in shown.values() for case in cases)
-        if total <= PICTURE_BYTES:
+def pictures_within(shown: Sequence[Case], classes: Sequence[ClassInfo]) -> dict[str, list[dict[str, Any]]]:
+    """The cases by kind, encoded; as large as PICTURE_BYTES allows."""
+    for largest in SIDES:
+        encoded = [_case(case, classes, largest) for case in shown]
+        if sum(case["bytes"] for case in encoded) <= PICTURE_BYTES:
             break
-    return shown
+    return {kind: list(group) for kind, group in groupby(encoded, key=itemgetter("kind"))}
 
 
 def _case(case: Case, classes: Sequence[ClassInfo], largest: int) -> dict[str, Any]:
@@ -213,6 +213,7 @@ def _case(case: Case, classes: Sequence[ClassInfo], largest: int) -> dict[str, A
         for view, v in views(case, classes, largest=largest).items()
     }
     return {
+        "kind": case.kind,
         "id": record.id,
         "score": case.score,
         "size": size,
@@ -224,9 +225,8 @@ def _case(case: Case, classes: Sequence[ClassInfo], largest: int) -> dict[str, A
 
 
 def _data_uri(picture: np.ndarray) -> str:
-    """WebP: exact where that is small, else as good as the eye asks for."""
-    bgr = picture[..., ::-1]
-    encoded = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, 101])[1]
-    if encoded.size > LOSSLESS_BYTES:
-        encoded = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, 88])[1]
+    """WebP: a flat map stays exact and is small, a photograph is as good as the eye asks for."""
+    colors = np.unique(picture.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1]))
+    quality = 101 if colors.size <= FLAT_COLORS else 88  # above 100 is lossless
+    encoded = cv2.imencode(".webp", picture[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])[1]
     return f"data:image/webp;base64,{base64.b64encode(encoded.tobytes()).decode()}"

@@ -1,0 +1,62 @@
+"""The CSV files that `dvc plots` draws."""
+
+import csv
+from collections import Counter
+
+import numpy as np
+
+from pipelines.evaluation import plots
+
+NAMES = ["sky", "=cmd()", "road"]
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(folder, **changed):
+    values = {
+        "headline": "miou",
+        "metrics": {"semantic": {"iou": {"sky": 0.5, "=cmd()": None, "road": 0.25}, "accuracy": dict.fromkeys(NAMES)}},
+        "history": {"epoch": [0.0, 1.0], "train_loss": [2.0, 1.5], "val_miou": [0.1, 0.2], "seconds": [3.0, 4.0]},
+        "names": NAMES,
+        "confusion": np.array([[1_000_000, 3, 0], [0, 0, 0], [1, 1, 1]], np.int64),
+        "precision_recall": {0.5: {"a": [1.0] * 101, "b": [0.0] * 101, "c": None}},
+    }
+    plots.write(folder, **(values | changed))
+
+
+def test_confusion_has_a_row_per_percent(tmp_path):
+    write(tmp_path)
+    pairs = Counter((row["actual"], row["predicted"]) for row in read(tmp_path / "confusion.csv"))
+    assert pairs["sky", "sky"] == 100  # three of a million round to nothing
+    assert sum(n for (actual, _), n in pairs.items() if actual == "road") == 100
+    assert sorted(n for (actual, _), n in pairs.items() if actual == "road") == [33, 33, 34]
+    assert not any(actual == "'=cmd()" for actual, _ in pairs)
+
+
+def test_undefined_is_empty_and_a_formula_is_text(tmp_path):
+    write(tmp_path)
+    rows = {row["class"]: row["iou"] for row in read(tmp_path / "iou_per_class.csv")}
+    assert rows == {"sky": "0.5", "'=cmd()": "", "road": "0.25"}
+
+
+def test_learning_curves_hold_what_can_be_repeated(tmp_path):
+    write(tmp_path)
+    rows = read(tmp_path / "learning_curves.csv")
+    assert list(rows[0]) == ["epoch", "train_loss", "val_miou", "headline"]
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert [row["headline"] for row in rows] == ["0.1", "0.2"]
+
+
+def test_precision_is_the_mean_of_the_classes_that_have_any(tmp_path):
+    write(tmp_path)
+    rows = read(tmp_path / "precision_recall.csv")
+    assert [len(rows), rows[0]["recall"], rows[-1]["recall"]] == [101, "0", "1"]
+    assert {row["iou_50"] for row in rows} == {"0.5"}
+
+
+def test_a_task_without_a_view_has_no_file_for_it(tmp_path):
+    write(tmp_path, confusion=None, metrics={}, precision_recall={})
+    assert [p.name for p in tmp_path.iterdir()] == ["learning_curves.csv"]

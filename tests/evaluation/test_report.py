@@ -1,0 +1,259 @@
+"""The page: whole, self-contained, escaped, bounded; and the images that it shows."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from pipelines.data.prediction import Prediction
+from pipelines.data.schema import Record
+from pipelines.evaluation import cases, charts, report
+from pipelines.evaluation.evaluator import VIEWS, score
+
+VOID = {"meta", "img", "input", "br", "link"}
+HISTORY = {
+    "epoch": [0.0, 1.0, 2.0],
+    "train_loss": [3.0, 2.0, 1.5],
+    "loss_semantic": [1.0, 0.8, 0.7],
+    "val_miou": [0.1, 0.2, 0.3],
+    "val_pq": [0.0, 0.1, 0.2],
+    "learning_rate": [0.004, 0.002, 0.0],
+    "seconds": [1.0, 1.0, 1.0],
+}
+
+
+class Page(HTMLParser):
+    """Every tag opened is closed, in order; collects what a reader would see."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture
+def evaluation(records, classes, learned):
+    """evaluation(task) -> what a stage hands over."""
+
+    def make(task: str, history=HISTORY, shown: int = 1) -> report.Evaluation:
+        model, scores = learned(task), {}
+        done = score(model, records, batch_size=4, on_image=lambda _, record, value: scores.update({record.id: value}))
+        return report.Evaluation(
+            title="a model on shapes",
+            task=task,
+            classes=classes,
+            metrics=done.compute(),
+            identity={"model": "a model", "dataset": "shapes"},
+            split="test",
+            history=history,
+            confusion=done.semantic.confusion if done.semantic else None,
+            precision_recall={i: done.instance.precision_recall(i) for i in (0.5, 0.75)} if done.instance else {},
+            scores=scores,
+            cases=list(cases.collect(model, records, list(scores.values()), shown)),
+        )
+
+    return make
+
+
+@pytest.mark.parametrize("task", VIEWS)
+def test_shows_each_view_of_the_best_the_median_and_the_worst(task, evaluation):
+    made = evaluation(task)
+    page = Page(report.render(made))
+    assert [case.kind for case in made.cases] == ["best", "median", "worst"]
+    alts = [img["alt"] for img in page.all("img")]
+    expected = [f"Image {case.record.id}" for case in made.cases]
+    expected += [
+        f"{view.capitalize()} {what} of {case.record.id}"
+        for case in made.cases
+        for view in VIEWS[task]
+        for what in ("truth", "prediction", "errors")
+    ]
+    assert sorted(alts) == sorted(expected)
+    assert {"best", "median", "worst"} <= set(re.findall(r"\w+", page.text.lower()))
+    for case in made.cases:
+        assert case.record.id in page.text
+        assert charts.number(case.score) in page.text
+
+
+@pytest.mark.parametrize("task", VIEWS)
+def test_says_all_numbers(task, evaluation):
+    made = evaluation(task)
+    page = Page(report.render(made))
+    for view, key in {"semantic": "iou", "instance": "ap_per_class", "panoptic": "pq_per_class"}.items():
+        if view in VIEWS[task]:
+            headline = {"semantic": "miou", "instance": "ap", "panoptic": "pq"}[view]
+            assert charts.number(made.metrics[view][headline]) in page.text
+            assert all(charts.number(value) in page.text for value in made.metrics[view][key].values())
+    assert len(page.all("table")) == 1
+    assert all(th["scope"] in ("col", "row") for th in page.all("th"))
+    assert all(svg["aria-label"] for svg in page.all("svg"))
+
+
+@pytest.mark.parametrize("task", VIEWS)
+def test_needs_nothing_from_outside(task, evaluation):
+    html = report.render(evaluation(task))
+    assert "http" not in html
+    assert "@import" not in html
+    assert "url(" not in html
+    page = Page(html)
+    assert not page.all("script")
+    assert not page.all("link")
+    assert all(img["src"].startswith("data:image/webp;base64,") for img in page.all("img"))
+    assert all(a["href"].startswith("#") for a in page.all("a"))
+    targets = {attrs.get("id") for _, attrs in page.tags}
+    assert {a["href"][1:] for a in page.all("a")} <= targets
+
+
+def test_names_are_text_and_never_markup(evaluation):
+    made = evaluation("panoptic")
+    evil = '<script>alert("1")</script>'
+    old = made.classes[3].name
+
+    def renamed(value):
+        if isinstance(value, dict):
+            return {evil if k == old else k: renamed(v) for k, v in value.items()}
+        return value
+
+    classes = tuple(replace(c, name=evil) if c.name == old else c for c in made.classes)
+    shown = [replace(c, record=replace(c.record, id=evil + str(i))) for i, c in enumerate(made.cases)]
+    made = replace(
+        made,
+        classes=classes,
+        metrics=renamed(made.metrics),
+        precision_recall=renamed(made.precision_recall),
+        cases=shown,
+        title=evil,
+        identity={"model": evil, evil: "x"},
+        history={**HISTORY, f"loss_{evil}": [1.0, 2.0, 3.0], f"val_{evil}": [1.0, 2.0, 3.0]},
+    )
+    html = report.render(made)
+    assert "<script" not in html.lower()
+    assert evil in Page(html).text
+
+
+def test_the_same_evaluation_gives_the_same_bytes(evaluation):
+    assert report.render(evaluation("panoptic")) == report.render(evaluation("panoptic"))
+
+
+@pytest.mark.parametrize("history", [{}, {"epoch": [0.0], "train_loss": [1.0]}])
+def test_little_or_no_history_and_no_cases(evaluation, history):
+    Page(report.render(evaluation("semantic", history=history, shown=0)))
+
+
+def test_large_pictures_stay_within_the_bound(classes):
+    """Noise is the worst that photographs can be."""
+    rng = np.random.default_rng(0)
+    height, width = 480, 640
+    semantic = rng.integers(0, 10, (height, width), np.uint8)
+    record = Record(id="a", split="test", image=b"", format="png", height=height, width=width, semantic=semantic)
+    image = rng.integers(0, 255, (height, width, 3), np.uint8)
+    case = cases.Case(
+        kind="best", record=record, image=image, prediction=Prediction(semantic=semantic[::-1].copy()), score=0.1
+    )
+    shown = report.pictures_within([case] * 12, classes)
+    total = sum(
+        len(uri) for c in shown["best"] for uri in (c["image"], *(u for u, _ in c["views"]["semantic"].values()))
+    )
+    assert total <= report.PICTURE_BYTES
+    assert 64 <= max(shown["best"][0]["size"]) < 512
+
+
+@pytest.mark.parametrize(
+    ("scores", "count", "expected"),
+    [
+        ([0.1, 0.9, 0.5, None, 0.7, 0.3], 1, {"best": [1], "median": [2], "worst": [0]}),
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], 2, {"best": [0, 1], "median": [3, 4], "worst": [5, 6]}),
+        ([0.5, 0.6], 3, {"best": [1], "median": [], "worst": [0]}),
+        ([0.5], 3, {"best": [0], "median": [], "worst": []}),
+        ([0.4, 0.5, 0.6, 0.7], 3, {"best": [3, 2], "median": [], "worst": [1, 0]}),
+        ([None, None], 3, {"best": [], "median": [], "worst": []}),
+        ([0.5, 0.6, 0.7], 0, {"best": [], "median": [], "worst": []}),
+    ],
+)
+def test_cases_are_the_ends_and_the_middle_and_none_twice(scores, count, expected):
+    assert cases.select(scores, count) == expected
+
+
+def test_a_detector_s_tail_is_not_drawn(records, classes, learned):
+    record = records[0]
+    found = learned("instance").answers[next(iter(learned("instance").answers))]
+    unsure = replace(found.instances, scores=np.full(len(found.instances), 0.3, np.float32))
+    image = np.zeros((record.height, record.width, 3), np.uint8)
+    case = cases.Case(kind="best", record=record, image=image, prediction=Prediction(instances=unsure), score=0.0)
+    view = cases.views(case, classes, largest=512)["instance"]
+    assert view.prediction_labels == ()
+    assert len(view.truth_labels) == len(record.segments)
+
+
+def test_a_heat_map_of_150_classes_is_readable_and_bounded():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 40, (150, 150)) + np.diag(rng.integers(10_000, 90_000, 150))
+    names = [f"class {i}" for i in range(150)]
+    html = charts.heat_map(counts.tolist(), names, title="confusion")
+    page = Page(html)
+    assert len(html) < 400_000
+    assert all(name in page.text for name in names)
+    share = counts[3, 3] / counts[3].sum()
+    assert f"class 3 → class 3: {counts[3, 3]:,} pixels, {share:.1%} of class 3" in page.text
+
+
+def test_a_class_that_is_never_true_has_an_empty_row():
+    Page(charts.heat_map([[0, 0], [1, 3]], ["a", "b"], title="confusion"))
+
+
+def test_the_names_of_lines_do_not_cover_each_other():
+    lines = {name: [(0.0, 0.0), (1.0, y)] for name, y in {"a": 0.5, "b": 0.501, "c": 0.502, "d": 0.9}.items()}
+    page = Page(charts.line_chart(lines, title="t", x="epoch"))
+    heights = sorted(float(a["y"]) for a in page.all("text") if "name" in (a["class"] or ""))
+    assert len(heights) == 4
+    assert np.diff(heights).min() >= charts.LABEL - 0.2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0.000"),
+        (0.12345, "0.123"),
+        (1.0, "1.000"),
+        (0.00012345, "0.000123"),
+        (12.345, "12.3"),
+        (4321.0, "4,321"),
+    ],
+)
+def test_numbers(value, text):
+    assert charts.number(value) == text
+
+
+def test_classes_without_a_value_come_last(evaluation):
+    made = evaluation("instance")
+    rows = re.findall(r'<th scope="row">.*?</i>(.*?) <small>', report.render(made))
+    values = [made.metrics["instance"]["ap_per_class"].get(name) for name in rows]
+    defined = [v for v in values if v is not None]
+    assert defined == sorted(defined, reverse=True)
+    assert values[len(defined) :] == [None] * (len(values) - len(defined))
+    assert {c.name for c in made.classes} == set(rows)
