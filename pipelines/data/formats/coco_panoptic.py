@@ -30,6 +30,7 @@ from pipelines.data.formats.source import (
     contents,
     duplicates,
     folder,
+    labelled,
     parsing,
     segment,
     split_of,
@@ -65,7 +66,7 @@ class SegmentInfo:
 class Annotation:
     image_id: ImageId
     file_name: str
-    segments_info: list[SegmentInfo]
+    segments_info: Annotated[list[SegmentInfo], Field(max_length=(1 << 16) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,26 +196,24 @@ def _segments(annotation: Annotation, classes: Mapping[int, int]) -> tuple[tuple
 def read(item: Item, *, root: Path, things: frozenset[int]) -> Record:
     """Both files are decoded before the first fault is raised."""
     faults = Faults()
-    picture = ids = None
+    picture = labels = None
     with faults.of(item.mask):
-        ids = decode.rgb_ids(contents(root / item.mask))
-        _check_ids(ids, {identity for identity, _, _ in item.segments})
+        labels = _labels(decode.rgb_ids(contents(root / item.mask)), [identity for identity, _, _ in item.segments])
     with faults.of(item.image):
         picture = decode.image(contents(root / item.image))
     faults.check(item.id)
-    assert ids is not None  # noqa: S101 - or there were faults
+    assert labels is not None  # noqa: S101 - or there were faults
     assert picture is not None  # noqa: S101
     with faults.of(item.image):
-        image, image_format = picture.fitting(*ids.shape)
+        image, image_format = picture.fitting(*labels.shape)
     faults.check(item.id)
-    semantic = np.full(ids.shape, IGNORE, np.uint8)
+    categories = np.array([IGNORE, *(category for _, category, _ in item.segments)], np.uint8)
     segments = []
-    for identity, category, iscrowd in item.segments:
-        mask = ids == identity
-        semantic[mask] = category
+    for label, box in labelled(labels):
+        _, category, iscrowd = item.segments[label - 1]
         if category in things:
-            segments.append(segment(mask, category=category, iscrowd=iscrowd))
-    height, width = ids.shape
+            segments.append(segment(labels, label, box, category=category, iscrowd=iscrowd))
+    height, width = labels.shape
     return Record(
         id=item.id,
         split=item.split,
@@ -222,15 +221,21 @@ def read(item: Item, *, root: Path, things: frozenset[int]) -> Record:
         format=image_format,
         height=height,
         width=width,
-        semantic=semantic,
+        semantic=categories[labels],
         segments=tuple(segments),
     )
 
 
-def _check_ids(ids: np.ndarray, declared: set[int]) -> None:
-    faults, painted = Faults(), set(np.unique(ids).tolist()) - {0}
-    if unknown := sorted(painted - declared):
+def _labels(ids: np.ndarray, declared: list[int]) -> np.ndarray:
+    """Segment ids -> uint16[h, w]: 0 for none, and from 1 on the places in `declared`."""
+    faults = Faults()
+    table = np.zeros(1 << 24, np.uint16)
+    table[declared] = np.arange(1, len(declared) + 1)
+    labels: np.ndarray = table[ids]
+    if unknown := np.unique(ids[(labels == 0) & (ids > 0)]).tolist():
         faults.append(f"ids {unknown[:10]} are painted, and not in segments_info")
-    if absent := sorted(declared - painted):
+    painted = {label for label, _ in labelled(labels)}
+    if absent := [identity for k, identity in enumerate(declared, start=1) if k not in painted]:
         faults.append(f"ids {absent[:10]} are in segments_info, and not painted")
     faults.check("segment ids")
+    return labels

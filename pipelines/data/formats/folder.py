@@ -34,6 +34,7 @@ from pipelines.data.formats.source import (
     contents,
     duplicates,
     folder,
+    labelled,
     parsing,
     segment,
     split_of,
@@ -218,15 +219,14 @@ def _segments(ids: np.ndarray, semantic: np.ndarray, classes: tuple[ClassInfo, .
     if ids.shape != semantic.shape:
         raise DataError(f"instances {ids.shape[1]}x{ids.shape[0]}, mask {semantic.shape[1]}x{semantic.shape[0]}")
     found, faults = [], Faults()
-    for identity in np.unique(ids[ids > 0]).tolist():
-        mask = ids == identity
-        votes = np.bincount(semantic[mask], minlength=256)[:IGNORE]
+    for identity, box in labelled(ids):
+        votes = np.bincount(semantic[box][ids[box] == identity], minlength=256)[:IGNORE]
         category = int(votes.argmax())
         if not votes.any():
             faults.append(f"instance {identity} lies on ignored pixels alone")
         elif not classes[category].isthing:
             faults.append(f"instance {identity} lies on '{classes[category].name}', which is not a thing class")
         else:
-            found.append(segment(mask, category=category))
+            found.append(segment(ids, identity, box, category=category))
     faults.check("instances")
     return found

@@ -10,12 +10,14 @@ from typing import Any, cast
 
 import numpy as np
 from pydantic import ValidationError
+from scipy import ndimage
 
 from pipelines.data import rle
 from pipelines.data.schema import IGNORE, SPLITS, ClassInfo, Record, Segment, Split
 from pipelines.errors import DataError
 
-MAX_BYTES = 1 << 28  # of an image or a mask file
+Box = tuple[slice, slice]
+MAX_BYTES = 1 << 29  # of an image or a mask file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +137,25 @@ def color(index: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def segment(mask: np.ndarray, *, category: int, iscrowd: bool = False) -> Segment:
+def labelled(labels: np.ndarray) -> Iterator[tuple[int, Box]]:
+    """Every label from 1 on that is there, with the tight rows and columns around it."""
+    return ((k, box) for k, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None)
+
+
+def segment(labels: np.ndarray, label: int, box: Box, *, category: int, iscrowd: bool = False) -> Segment:
+    """The pixels that have this label. Looks at the box's columns alone: there may be hundreds in a large image."""
+    rows, columns = box
+    counts = rle.encode(labels[:, columns] == label)
+    height, width = labels.shape
+    after = height * (width - columns.stop)
+    if counts.size % 2 == 0 and after:
+        counts = np.append(counts, np.uint32(0))
+    counts[0] += height * columns.start
+    counts[-1] += after
     return Segment(
-        category=category, bbox=rle.bbox(mask), area=int(mask.sum()), iscrowd=iscrowd, counts=rle.encode(mask)
+        category=category,
+        bbox=(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start),
+        area=rle.area(counts),
+        iscrowd=iscrowd,
+        counts=counts,
     )
