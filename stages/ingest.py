@@ -1,7 +1,5 @@
 """Read the dataset in the format it is published in; write Arrow shards and their manifest."""
 
-from pathlib import Path
-
 from pipelines import stage
 from pipelines.config import Params
 from pipelines.stage import Paths, Summary
@@ -15,7 +13,7 @@ def run(params: Params, paths: Paths) -> Summary:
     manifest = ingest(
         format=dataset.format,
         source=Source(
-            root=None if dataset.root is None or dataset.format == "shapes" else paths.root / Path(dataset.root),
+            root=paths.root / dataset.root,
             splits=dataset.splits.model_dump(),
             seed=params.seed,
             shapes=dataset.shapes.model_dump(),

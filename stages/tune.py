@@ -45,9 +45,8 @@ def run(params: Params, paths: Paths) -> Summary:
         monitor.metrics(said, step=row["epoch"], child=f"trial-{number}")
 
     tags = {"maskline.stage": "tune", "maskline.fingerprint": fingerprint}
-    with Monitor(paths.root, name="tune", params=raw, tags=tags) as monitor, progress:
-        for number, values in enumerate(drawn):
-            monitor.child(f"trial-{number}", values)
+    children = {f"trial-{number}": values for number, values in enumerate(drawn)}
+    with Monitor(paths.root, name="tune", params=raw, tags=tags, children=children) as monitor, progress:
         with cluster(cpus=settings.concurrent):
             trials = search.search(raw, drawn, data=paths.of("ingest"), state=state, on_result=told)
         winner = search.best(trials)

@@ -63,7 +63,7 @@ class SegmentationModel(nn.Module):
 class ModelSpec:
     """One row of the MODELS table."""
 
-    # build(classes=, encoder=, pretrained=, channels=) -> model
+    # build(classes=, encoder=, weights=, channels=) -> model
     build: Callable[..., SegmentationModel]
     task: Task
     paper: str

@@ -60,6 +60,10 @@ def train(raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, gpu
 
 def _worker(job: dict[str, Any]) -> None:
     """Runs in each process of the group."""
+    from pipelines.training.events import EventLog
+
+    events = EventLog(Path(job["state"]) / "events.jsonl")
+    events.mark("workers started")
     import ray.train
     import ray.train.torch
     import torch
@@ -67,6 +71,7 @@ def _worker(job: dict[str, Any]) -> None:
     from pipelines.training import result
     from pipelines.training.loop import Group, Job, fit
 
+    events.mark("libraries imported")
     params = config.parse(job["raw"])
     context = ray.train.get_context()
     device = ray.train.torch.get_device() if job["gpu"] else torch.device("cpu")

@@ -26,6 +26,10 @@ class EventLog:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": kind, "time": time.time(), **values}) + "\n")
 
+    def mark(self, name: str) -> None:
+        """A point in time, for benchmarks/startup.py: what came before it ends here."""
+        self.write("mark", name=name)
+
     def step(self, **values: Any) -> None:
         if time.monotonic() - self.said >= 1.0:
             self.said = time.monotonic()

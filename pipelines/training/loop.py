@@ -66,6 +66,7 @@ class LossStep(nn.Module):
 def fit(job: Job, group: Group, on_epoch: Callable[[Row], None] = lambda row: None) -> list[Row]:
     """Train, or go on from the last checkpoint in `job.state`; returns the history of all epochs."""
     run = _Run(job, group)
+    run.events.mark("model and data ready")
     for epoch in range(run.epoch, job.params.train.epochs):
         row = run.train_epoch(epoch)
         row |= run.validate()
@@ -134,6 +135,8 @@ class _Run:
                 warmup=params.warmup,
             )
             losses = self.train_step(batch, rate, epoch * steps + i)
+            if i == 0:
+                self.events.mark("first step done")
             for name, loss in losses.items():
                 sums[name] = sums.get(name, torch.zeros((), device=loss.device)) + loss
             if self.group.rank == 0:

@@ -1,6 +1,7 @@
 """What training says, told to MLflow beside the training and never in its way.
 
-MLflow is imported and its run opened in a thread: training starts meanwhile, and does not wait for a slow server.
+A thread opens the run when there is something to tell: by then the imports of Ray and torch are done (two threads that
+import at once can see half a module), and training does not wait for MLflow's, nor for a slow server.
 """
 
 import logging
@@ -14,13 +15,22 @@ from pipelines import tracking
 from pipelines.errors import MasklineError
 
 log = logging.getLogger(__name__)
+PATIENCE = 60.0  # seconds that the end of a stage waits for MLflow
 
 
 class Monitor:
-    """One MLflow run, and one below it for each `child` that speaks. Use as a context manager."""
+    """One MLflow run, and one below it for each of the `children` (name -> parameters). Use as a context manager."""
 
-    def __init__(self, root: Path, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]):
-        self.root, self.name, self.params, self.tags = root, name, params, dict(tags)
+    def __init__(
+        self,
+        root: Path,
+        *,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        children: Mapping[str, Mapping[str, Any]] | None = None,
+    ):
+        self.root, self.name, self.params, self.tags, self.children = root, name, params, dict(tags), children or {}
         self.queue: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self.thread = Thread(target=self._guarded, daemon=True)
 
@@ -31,13 +41,10 @@ class Monitor:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
         self.queue.put(("end", status))
-        self.thread.join(timeout=60)
+        self.thread.join(timeout=PATIENCE)
 
     def metrics(self, row: Mapping[str, float], *, step: int, child: str = "") -> None:
         self.queue.put(("metrics", (child, dict(row), step)))
-
-    def child(self, name: str, params: Mapping[str, Any]) -> None:
-        self.queue.put(("child", (name, params)))
 
     def tag(self, tags: Mapping[str, str]) -> None:
         self.queue.put(("tags", dict(tags)))
@@ -50,21 +57,21 @@ class Monitor:
             log.warning("%s: not tracked any more: %s", self.name, error)
 
     def _serve(self) -> None:
-        run = tracking.Run.start(self.root, name=self.name, tags=self.tags)
-        run.log_params(self.params)
-        children: dict[str, tracking.Run] = {}
-        while True:
-            what, value = self.queue.get()
-            if what == "end":
-                for each in (*children.values(), run):
-                    each.finish(value)
-                return
+        message = self.queue.get()
+        run = self._start(self.name, self.params)
+        runs = {"": run} | {name: self._start(name, params, run.id) for name, params in self.children.items()}
+        while message[0] != "end":
+            what, value = message
             if what == "tags":
                 run.set_tags(value)
-            elif what == "child":
-                name, params = value
-                children[name] = tracking.Run.start(self.root, name=name, tags=self.tags, parent=run.id)
-                children[name].log_params(params)
             else:
-                name, row, step = value
-                (children[name] if name else run).log_metrics(row, step=step)
+                child, row, step = value
+                runs[child].log_metrics(row, step=step)
+            message = self.queue.get()
+        for each in reversed(runs.values()):
+            each.finish(message[1])
+
+    def _start(self, name: str, params: Mapping[str, Any], parent: str | None = None) -> tracking.Run:
+        run = tracking.Run.start(self.root, name=name, tags=self.tags, parent=parent)
+        run.log_params(params)
+        return run

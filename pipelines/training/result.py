@@ -16,10 +16,11 @@ RESULT = "result"  # in a job's state folder
 CODE = Path(__file__).resolve().parents[1]
 
 
-def take(state: Path, out: Path) -> None:
-    """Move a finished job's result to where the stage wants it."""
+def take(state: Path, out: Path) -> dict[str, Any]:
+    """Move a finished job's result to where the stage wants it; returns its description."""
     for path in (state / RESULT).iterdir():
         path.replace(out / path.name)
+    return package.describe(out)
 
 
 def fingerprint(raw: dict[str, Any], dataset: str) -> str:

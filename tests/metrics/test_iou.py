@@ -46,7 +46,17 @@ def test_masks(stack: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
 def test_full_and_empty_masks_side_by_side(crowded: bool) -> None:
     """Full masks touch their neighbours in memory: no run may leak from one into the next."""
     full, empty = np.ones((3, 4), bool), np.zeros((3, 4), bool)
-    for pattern in ([full, full, full], [full, empty, full], [empty, full, empty], [empty, empty]):
+    top, bottom = full.copy(), full.copy()
+    top[1:] = bottom[:-1] = False
+    patterns = (
+        [full, full, full],
+        [full, empty, full],
+        [empty, full, empty],
+        [empty, empty],
+        [bottom, top],
+        [top, bottom],
+    )
+    for pattern in patterns:
         masks = np.array(pattern)
         assert_masks(masks, masks, np.full(len(masks), crowded))
 

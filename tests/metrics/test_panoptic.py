@@ -192,6 +192,15 @@ def test_any_partition_and_order_is_the_same_to_the_last_bit(scenes: list[Image]
     assert merged.compute() == evaluate(scenes).compute()
 
 
+def test_sums_of_ious_are_exact() -> None:
+    """No order of additions can show: the sum is rounded once."""
+    scenes = [(panoptic([[1] * n + [2]], [0, 2]), panoptic([[1] * (n + 1)], [0])) for n in range(2, 60)]
+    metrics = evaluate(scenes)
+    exact = float(sum(Fraction(n / (n + 1)) for n in range(2, 60)))
+    assert metrics.compute()["sq_per_class"]["road"] == exact / len(scenes)
+    assert evaluate(scenes[::-1]).compute() == metrics.compute()
+
+
 @PROPERTY
 @given(images(), st.data())
 def test_segment_ids_are_arbitrary(scene: Image, data: st.DataObject) -> None:

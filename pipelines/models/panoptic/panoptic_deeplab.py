@@ -90,6 +90,7 @@ class PanopticDeepLab(SegmentationModel):
             "offset": distance.sum() / thing.sum().clamp(min=1),
         }
 
+    @torch.no_grad()
     def predict(self, outputs: Outputs, sizes: list[tuple[int, int]]) -> list[Prediction]:
         full = outputs["semantic"].shape[-2:]
         probabilities = outputs["semantic"].float().softmax(dim=1)
