@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from pipelines import config, environment
 
 environment.prepare()  # before any test imports numpy, torch, Ray or MLflow
+settings.register_profile("house", deadline=None)  # a busy machine is not a failure
+settings.load_profile("house")
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = {"train": 12, "val": 5, "test": 2}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import config
@@ -267,7 +267,6 @@ NESTED = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(NESTED)
 def test_dotted_names_and_sections_say_the_same(raw):
     flat = config.flatten(raw)
@@ -276,7 +275,6 @@ def test_dotted_names_and_sections_say_the_same(raw):
     assert config.merge(raw, flat) == raw
 
 
-@settings(max_examples=100, deadline=None)
 @given(NESTED, st.data())
 def test_merging_sets_what_is_named_and_nothing_else(raw, data):
     flat = config.flatten(raw)
