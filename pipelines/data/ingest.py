@@ -1,6 +1,6 @@
 """Any source to shards: scan it, read every item in processes that may die, write what they read in order."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipelines.data import parallel, shards
 from pipelines.data.formats import FORMATS
 from pipelines.data.formats.source import Scan, Source
 from pipelines.data.rows import Row, encode
-from pipelines.data.schema import Manifest
+from pipelines.data.schema import Manifest, Record
 from pipelines.errors import DataError, bounded
 from pipelines.progress import Progress
 
@@ -52,7 +52,7 @@ def _rows(scan: Scan, *, where: str, workers: int, isolated: bool) -> Generator[
         )
 
 
-def _row(item: Any, *, read: Any) -> Row:
+def _row(item: Any, *, read: Callable[[Any], Record]) -> Row:
     return encode(read(item))
 
 
