@@ -63,7 +63,7 @@ def _layers(owner: np.ndarray, start: np.ndarray, end: np.ndarray, height: int, 
     edges = np.sort(np.concatenate([[0], start, end, [height * width]]))
     first = np.searchsorted(edges, start)
     source, piece = runs.expand(first, np.searchsorted(edges, end) - first)
-    order = np.argsort(piece, kind="stable")
+    order = np.argsort(piece, kind="stable")  # any order would do; this is the fastest on neighbours
     source, piece = source[order], piece[order]
     depth = np.arange(piece.size) - np.searchsorted(piece, piece)
     labels = np.zeros((int(depth.max()) + 1, edges.size - 1), np.int32)

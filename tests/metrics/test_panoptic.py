@@ -21,7 +21,7 @@ from pipelines.metrics.panoptic import PanopticMetrics
 NAMES = ("road", "car", "sky", "cat", "never")
 THINGS = (1, 3, 4)
 KEYS = [f"{key}{group}" for group in ("", "_things", "_stuff") for key in ("pq", "sq", "rq")]
-PROPERTY = settings(deadline=None, max_examples=150)
+PROPERTY = settings(deadline=None, max_examples=60)
 Image = tuple[Panoptic, Panoptic]
 
 
@@ -130,7 +130,7 @@ def assert_equal(ours: dict[str, Any], expected: dict[str, Any]) -> None:
         assert a[key] == (None if value is None else pytest.approx(value, rel=0, abs=1e-15)), key
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(st.lists(images(), max_size=3))
 def test_equals_the_definition(scenes: list[Image]) -> None:
     result = evaluate(scenes).compute()
