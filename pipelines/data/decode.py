@@ -142,8 +142,9 @@ def _orientation(pixels: Image.Image) -> int:
 def _turned_by_others(data: bytes) -> bool:
     """A damaged EXIF block may say nothing to Pillow and something to OpenCV."""
     buffer = np.frombuffer(data, np.uint8)
-    seen = [cv2.imdecode(buffer, cv2.IMREAD_COLOR | flag) for flag in (0, cv2.IMREAD_IGNORE_ORIENTATION)]
-    return not np.array_equal(seen[0], seen[1])
+    seen = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+    stored = cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return seen is None or stored is None or not np.array_equal(seen, stored)
 
 
 def _not_allowed(found: str, formats: tuple[str, ...]) -> str:

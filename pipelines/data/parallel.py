@@ -111,7 +111,7 @@ class _Child:
         index = self.index
         try:
             result = self.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # it died before, or in the middle of, its answer
             if not self.ready:
                 self.end(gently=True)
                 raise RunError(f"a worker process could not start ({self._ending()}): see its message above") from None
