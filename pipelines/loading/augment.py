@@ -27,7 +27,8 @@ class Augment:
         height, width = crop
         self.compose = A.Compose(
             [
-                A.RandomScale((scale[0] - 1.0, scale[1] - 1.0), p=1.0),
+                # OpenCV's other nearest neighbour shifts masks by half a pixel against their image.
+                A.RandomScale((scale[0] - 1.0, scale[1] - 1.0), mask_interpolation=cv2.INTER_NEAREST_EXACT, p=1.0),
                 A.PadIfNeeded(
                     height, width, border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=IGNORE, position="random"
                 ),
