@@ -24,9 +24,9 @@ def run(params: Params, paths: Paths) -> Summary:
     import torch
 
     from pipelines.data.shards import ShardReader
-    from pipelines.evaluation import cases, plots, report
     from pipelines.evaluation.evaluator import score
     from pipelines.inference import package
+    from pipelines.reporting import cases, plots, report
 
     predictor = package.load(paths.of("train"), device="cuda" if torch.cuda.is_available() else "cpu")
     reader = ShardReader(paths.of("ingest"), params.evaluate.split)

@@ -1,0 +1,1 @@
+"""One evaluator for all tasks."""

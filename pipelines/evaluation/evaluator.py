@@ -9,7 +9,7 @@ from pipelines.config import HEADLINE
 from pipelines.data import panoptic
 from pipelines.data.prediction import Prediction
 from pipelines.data.schema import ClassInfo, Record
-from pipelines.loading.loader import decode
+from pipelines.loading.batch import decode
 from pipelines.metrics.instance import InstanceMetrics
 from pipelines.metrics.panoptic import PanopticMetrics
 from pipelines.metrics.semantic import SemanticMetrics

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipelines.data.schema import IGNORE
+from pipelines.data.schema import IGNORE, Record
+from pipelines.errors import DataError
 from pipelines.targets import InstanceTargets, Targets
 
 
@@ -28,6 +31,15 @@ class Batch:
     ids: list[str]
     images: Tensor  # uint8[b, 3, h, w]
     targets: Targets
+
+
+def decode(record: Record) -> np.ndarray:
+    """uint8[h, w, 3] in RGB. The bytes were read by the bounded decoder at ingest and are hash-checked since, so the
+    fastest decoder may be used on them."""
+    image: np.ndarray | None = cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None or image.shape[:2] != (record.height, record.width):
+        raise DataError(f"{record.id}: its image in the shard cannot be decoded", do="dvc repro --force ingest")
+    return image
 
 
 def pad_images(images: Sequence[Tensor], stride: int) -> tuple[Tensor, list[tuple[int, int]]]:

@@ -2,27 +2,14 @@
 
 from functools import partial
 
-import cv2
-import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.data.schema import Record
 from pipelines.data.shards import ShardReader
-from pipelines.errors import DataError
 from pipelines.loading.augment import Augment
-from pipelines.loading.batch import Batch, Sample, collate
+from pipelines.loading.batch import Batch, Sample, collate, decode
 from pipelines.loading.sampler import GlobalBatches
 
 WORKER_TIMEOUT = 300.0  # seconds without a batch after which a dead or hung loader worker ends the run
-
-
-def decode(record: Record) -> np.ndarray:
-    """uint8[h, w, 3] in RGB. The bytes were read by the bounded decoder at ingest and are hash-checked since, so the
-    fastest decoder may be used on them."""
-    image: np.ndarray | None = cv2.imdecode(np.frombuffer(record.image, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if image is None or image.shape[:2] != (record.height, record.width):
-        raise DataError(f"{record.id}: its image in the shard cannot be decoded", do="dvc repro --force ingest")
-    return image
 
 
 class TrainingSamples(Dataset[Sample]):

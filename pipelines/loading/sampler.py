@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from pipelines.errors import DataError
+
 
 class GlobalBatches(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index) for one worker; 1, 2 or 8 workers together see the same global batches.
@@ -16,6 +18,8 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
     def __init__(self, samples: int, *, batch_size: int, seed: int, rank: int = 0, world: int = 1):
         if batch_size % world:
             raise ValueError(f"a global batch of {batch_size} cannot be shared by {world} workers")
+        if not samples:
+            raise DataError("the training split has no images", do="set dataset.splits so that it has some")
         self.samples, self.batch_size, self.seed, self.rank, self.world = samples, batch_size, seed, rank, world
         self.epoch = 0
 

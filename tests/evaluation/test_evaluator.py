@@ -10,7 +10,7 @@ import pytest
 from pipelines.data import panoptic
 from pipelines.data.prediction import Prediction
 from pipelines.evaluation.evaluator import VIEWS, Evaluator, evaluate, score
-from pipelines.loading.loader import decode
+from pipelines.loading.batch import decode
 from pipelines.metrics.instance import InstanceMetrics
 from pipelines.metrics.panoptic import PanopticMetrics
 from pipelines.metrics.semantic import SemanticMetrics

@@ -1,0 +1,1 @@
+"""Models of the panoptic task, one file each."""

@@ -1,0 +1,1 @@
+"""Models of the semantic task, one file each."""

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.data.prediction import Panoptic
 from pipelines.data.schema import IGNORE, ClassInfo
-from pipelines.evaluation.matching import Matches
+from pipelines.reporting.matching import Matches
 
 RGB = tuple[int, int, int]
 # What an error map holds, and how it is painted.

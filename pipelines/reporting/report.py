@@ -14,10 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines.config import HEADLINE
 from pipelines.data.schema import ClassInfo
-from pipelines.evaluation import charts, pictures
-from pipelines.evaluation.cases import CONFIDENT, Case, views
 from pipelines.evaluation.evaluator import VIEWS
-from pipelines.evaluation.plots import mean_curve
+from pipelines.reporting import charts, pictures
+from pipelines.reporting.cases import CONFIDENT, Case, views
+from pipelines.reporting.plots import mean_curve
 
 Curve = Sequence[float] | None  # precision at recall 0, 0.01 .. 1
 RECALLS = np.linspace(0, 1, 101).round(2).tolist()

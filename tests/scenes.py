@@ -9,7 +9,7 @@ from pipelines.data import panoptic, rle
 from pipelines.data.formats import shapes
 from pipelines.data.prediction import Instances, Panoptic, Prediction
 from pipelines.data.schema import IGNORE, ClassInfo, Record
-from pipelines.loading.loader import decode
+from pipelines.loading.batch import decode
 
 SIZES = [(64, 64), (64, 64), (48, 64), (48, 64), (48, 64), (64, 48), (64, 64)]
 

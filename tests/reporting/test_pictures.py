@@ -5,9 +5,9 @@ import pytest
 
 from pipelines.data.prediction import Panoptic
 from pipelines.data.schema import IGNORE, ClassInfo
-from pipelines.evaluation import pictures
-from pipelines.evaluation.matching import match
-from pipelines.evaluation.pictures import CONFUSED, HATCH, INVENTED, MATCHED, MISSED, NOTHING, PAPER, UNKNOWN, VERDICTS
+from pipelines.reporting import pictures
+from pipelines.reporting.matching import match
+from pipelines.reporting.pictures import CONFUSED, HATCH, INVENTED, MATCHED, MISSED, NOTHING, PAPER, UNKNOWN, VERDICTS
 
 CLASSES = (
     ClassInfo(name="ground", color=(10, 200, 30), isthing=False),

@@ -9,8 +9,8 @@ import pytest
 
 from pipelines.data.prediction import Prediction
 from pipelines.data.schema import Record
-from pipelines.evaluation import cases, charts, report
 from pipelines.evaluation.evaluator import VIEWS, score
+from pipelines.reporting import cases, charts, report
 
 VOID = {"meta", "img", "input", "br", "link"}
 HISTORY = {

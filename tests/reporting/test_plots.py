@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 
-from pipelines.evaluation import plots
+from pipelines.reporting import plots
 
 NAMES = ["sky", "=cmd()", "road"]
 

@@ -8,10 +8,10 @@ import numpy as np
 from pipelines.data import panoptic, rle
 from pipelines.data.prediction import Instances, Panoptic, Prediction
 from pipelines.data.schema import ClassInfo, Record
-from pipelines.evaluation import pictures
 from pipelines.evaluation.evaluator import Predicts, Records
-from pipelines.evaluation.matching import match
-from pipelines.loading.loader import decode
+from pipelines.loading.batch import decode
+from pipelines.reporting import pictures
+from pipelines.reporting.matching import match
 
 CONFIDENT = 0.5  # a detector's instances are drawn from this score on
 

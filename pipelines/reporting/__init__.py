@@ -1,0 +1,1 @@
+"""What people look at after an evaluation: a page, plots, pictures."""
