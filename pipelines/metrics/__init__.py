@@ -1,1 +1,1 @@
-"""Accumulators with `update`, `merge` and `compute`: exact, mergeable in any partition, numpy alone."""
+"""Accumulators with `update`, `merge` and `compute`: exact, the same for any partition of the images."""
