@@ -13,7 +13,7 @@ def run(params: Params, paths: Paths) -> Summary:
     manifest = ingest(
         format=dataset.format,
         source=Source(
-            root=paths.root / dataset.root,
+            root=None if dataset.format == "shapes" else paths.root / dataset.root,
             splits=dataset.splits.model_dump(),
             seed=params.seed,
             shapes=dataset.shapes.model_dump(),
