@@ -8,21 +8,18 @@ from pipelines.data.schema import IGNORE, Record
 
 
 def truth(record: Record, things: tuple[int, ...]) -> Panoptic:
-    """The record's panoptic truth. Thing pixels that no segment covers are void; where segments overlap, the
-    earlier one is in front (COCO's panoptic truths do not overlap, so nothing is lost there)."""
-    ids = np.zeros((record.height, record.width), np.int32)
-    labels: list[int] = []
-    crowds: list[bool] = []
-    for category in np.unique(record.semantic).tolist():
-        if category != IGNORE and category not in things:
-            labels.append(category)
-            crowds.append(False)
-            ids[record.semantic == category] = len(labels)
-    for segment in reversed(record.segments):
-        mask = rle.decode(segment.counts, record.height, record.width)
-        # A pixel that the semantic map ignores is void for every task.
-        mask &= record.semantic != IGNORE
-        labels.append(segment.category)
-        crowds.append(segment.iscrowd)
-        ids[mask] = len(labels)
-    return Panoptic(ids=ids, labels=np.array(labels, np.int64), iscrowd=np.array(crowds, bool))
+    """The record's panoptic truth. Thing pixels that no segment covers are void, as is what the semantic map ignores;
+    where segments overlap, the earlier one is in front; one that nothing is left of is no segment."""
+    stuff = [c for c in np.unique(record.semantic).tolist() if c != IGNORE and c not in things]
+    labels = np.array([*stuff, *(s.category for s in record.segments)], np.int64)
+    crowds = np.array([*(False for _ in stuff), *(s.iscrowd for s in record.segments)], bool)
+    ids = np.zeros((record.height, record.width), np.int64)
+    for number, category in enumerate(stuff, start=1):
+        ids[record.semantic == category] = number
+    for number, segment in reversed(list(enumerate(record.segments, start=len(stuff) + 1))):
+        ids[rle.decode(segment.counts, record.height, record.width)] = number
+    ids[record.semantic == IGNORE] = 0
+    left = np.unique(ids[ids > 0])
+    renumbered = np.zeros(len(labels) + 1, np.int32)
+    renumbered[left] = np.arange(1, len(left) + 1)
+    return Panoptic(ids=renumbered[ids], labels=labels[left - 1], iscrowd=crowds[left - 1])
