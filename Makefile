@@ -48,11 +48,13 @@ repro: install  ## from raw data to a registered model: runs what has changed
 bench: install  ## measure, and print tables
 	@for b in benchmarks/*.py; do python $$b || exit 1; done
 
-ui: install     ## MLflow's pages on http://127.0.0.1:5000: runs and the registry
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true MLFLOW_TRACKING_URI= \
+PORT ?= 5000
+ui: install     ## MLflow's pages on http://127.0.0.1:5000 (or PORT=...): runs and the registry
+	@python -c 'import socket, sys; sys.exit(socket.socket().connect_ex(("127.0.0.1", $(PORT))) == 0)' \
+	  || { echo "port $(PORT) is in use: make ui PORT=5001" >&2; exit 1; }
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
 	  mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 --no-serve-artifacts \
 	  --backend-store-uri sqlite:///$(CURDIR)/mlflow.db --default-artifact-root file://$(CURDIR)/mlartifacts
-PORT ?= 5000
 
 clean:          ## drop results, runs and caches; keeps .venv, the registry and DVC's cache
 	@rm -rf results runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
