@@ -37,4 +37,5 @@ def training_loader(
         num_workers=workers,
         timeout=WORKER_TIMEOUT if workers else 0,
         multiprocessing_context="forkserver" if workers else None,
+        persistent_workers=workers > 0,  # starting them takes seconds, and an epoch may take fewer
     )

@@ -1,0 +1,73 @@
+"""Shards to batches, in this process or in others."""
+
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pipelines.data.shards import ShardReader
+from pipelines.errors import DataError
+from pipelines.loading.augment import Augment
+from pipelines.loading.batch import Batch
+from pipelines.loading.loader import decode, training_loader
+from pipelines.loading.sampler import GlobalBatches
+
+
+def epochs(dataset: Path, workers: int, numbers: list[int]) -> list[list[Batch]]:
+    reader = ShardReader(dataset, "train")
+    batches = GlobalBatches(len(reader), batch_size=4, seed=3)
+    augment = Augment(crop=[48, 48], scale=[0.8, 1.25], flip=0.5, color=0.3)
+    loader = training_loader(reader, augment, batches=batches, stride=32, workers=workers)
+    found = []
+    for number in numbers:
+        batches.epoch = number
+        found.append(list(loader))
+    return found
+
+
+def assert_same(a: Batch, b: Batch) -> None:
+    assert a.ids == b.ids
+    assert torch.equal(a.images, b.images)
+    assert torch.equal(a.targets.semantic, b.targets.semantic)
+    for x, y in zip(a.targets.instances, b.targets.instances, strict=True):
+        assert all(torch.equal(getattr(x, f), getattr(y, f)) for f in ("masks", "labels", "boxes", "iscrowd"))
+
+
+def test_loader_workers_change_no_bit(dataset):
+    alone, shared = (epochs(dataset, workers, [0, 1]) for workers in (0, 2))
+    assert len(alone[0]) == 3
+    for here, there in zip(chain(*alone), chain(*shared), strict=True):
+        assert_same(here, there)
+    assert [b.ids for b in alone[0]] != [b.ids for b in alone[1]]
+
+
+def test_a_resumed_run_sees_what_an_undisturbed_one_sees(dataset):
+    through, resumed = epochs(dataset, 0, [0, 1, 2]), epochs(dataset, 0, [2])
+    for a, b in zip(through[2], resumed[0], strict=True):
+        assert_same(a, b)
+
+
+def test_crops_are_padded_to_the_stride(dataset):
+    batch = epochs(dataset, 0, [0])[0][0]
+    assert batch.images.shape == (4, 3, 64, 64)
+    assert (batch.targets.semantic[:, 48:] == 255).all()
+
+
+def test_an_image_is_decoded_as_rgb(dataset):
+    record = ShardReader(dataset, "train")[0]
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    encoded = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
+    np.testing.assert_array_equal(decode(replace(record, image=encoded)), pixels)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another size"])
+def test_an_image_that_cannot_be_decoded_is_named(dataset, damage):
+    record = ShardReader(dataset, "train")[0]
+    other = cv2.imencode(".png", np.zeros((32, 64, 3), np.uint8))[1].tobytes()
+    image = {"truncated": record.image[:40], "another size": other}[damage]
+    with pytest.raises(DataError, match=f"{record.id}: its image in the shard cannot be decoded"):
+        decode(replace(record, image=image))
