@@ -1,0 +1,198 @@
+"""What validation judges: the dataset's shards as five tables, measured in one pass that keeps no pixels.
+
+Great Expectations looks at one or two columns of one table, so whatever needs pixels, masks or another row is
+measured here and becomes a column.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipelines.data import leakage
+from pipelines.data.inspection import Identity, Row, inspect
+from pipelines.data.schema import IGNORE, SPLITS, Manifest
+from pipelines.data.shards import ShardReader
+
+IMAGES = {
+    "id": "object",
+    "split": "object",
+    "format": "object",
+    "content_format": "object",  # by the first bytes
+    "height": "int64",
+    "width": "int64",
+    "decodes": "bool",
+    "size": "object",  # "width x height" of the semantic map
+    "decoded_size": "object",  # and of the picture
+    "labelled": "float64",  # fractions of the image's pixels, here and below
+    "classes": "int64",  # how many declared ones are seen
+    "undeclared": "object",  # class ids, or None
+    "instances": "int64",
+    "overlap": "float64",  # in more than one segment
+    "uncovered": "float64",  # of a thing class and in no segment
+    "copy_of": "object",  # the same picture in an earlier split, or None
+    "repeats": "object",  # the same picture, earlier in this split
+    "reencoding_of": "object",  # a lookalike in an earlier split with the same labels
+    "resembles": "object",  # any other lookalike there
+}
+SEGMENTS = {
+    "id": "object",  # of its image
+    "split": "object",
+    "segment": "int64",  # its position there
+    "category": "int64",
+    "iscrowd": "bool",
+    "declared": "bool",
+    "isthing": "bool",
+    "fills": "bool",  # the runs add up to the image
+    "area": "int64",
+    "measured_area": "int64",
+    "box": "object",  # "x y width height"
+    "measured_box": "object",
+    "agreement": "float64",  # of its labelled pixels, how many have its class in the semantic map
+}
+CHUNK = 4096  # rows that are held as Python objects
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tables:
+    """The dataset, measured."""
+
+    manifest: Manifest
+    images: pd.DataFrame  # a row per image, in the readers' order: train, val, test
+    segments: pd.DataFrame  # a row per segment
+    coverage: pd.DataFrame  # a row per split and class
+    splits: pd.DataFrame  # a row per split
+    dataset: pd.DataFrame  # one row
+    pixels: dict[str, np.ndarray]  # split -> int64[256]: of every value in the semantic maps, declared or not
+
+
+def tabulate(folder: Path, *, advance: Callable[[int], None] = lambda done: None) -> Tables:
+    """Measure what ingest wrote to `folder`; `advance` is told how many images are done."""
+    readers = {split: ShardReader(folder, split) for split in SPLITS}
+    manifest = readers["train"].manifest
+    image_rows, segment_rows = _Frame(IMAGES), _Frame(SEGMENTS)
+    pixels = {split: np.zeros(256, np.int64) for split in SPLITS}
+    identities: list[Identity] = []
+    for split, reader in readers.items():
+        for record in reader:
+            found = inspect(record, manifest.classes)
+            image_rows.add([found.image])
+            segment_rows.add(found.segments)
+            pixels[split] += found.counts
+            identities.append(found.identity)
+            advance(len(identities))
+    images, segments = image_rows.whole(), segment_rows.whole()
+    images = images.assign(**_leaks(images, identities))
+    coverage = _coverage(images, segments, pixels, manifest)
+    return Tables(
+        manifest=manifest,
+        images=images,
+        segments=segments,
+        coverage=coverage,
+        splits=_splits(images, pixels, manifest),
+        dataset=_dataset(coverage, pixels, manifest),
+        pixels=pixels,
+    )
+
+
+class _Frame:
+    """Rows on their way into a data frame of known columns and types."""
+
+    def __init__(self, columns: dict[str, str]):
+        self.columns = columns
+        self._rows: list[Row] = []
+        self._parts = [self._part()]
+
+    def add(self, rows: list[Row]) -> None:
+        self._rows += rows
+        if len(self._rows) >= CHUNK:
+            self._parts.append(self._part())
+
+    def whole(self) -> pd.DataFrame:
+        return pd.concat([*self._parts, self._part()], ignore_index=True)
+
+    def _part(self) -> pd.DataFrame:
+        rows, self._rows = self._rows, []
+        return pd.DataFrame({c: pd.Series([row.get(c) for row in rows], dtype=t) for c, t in self.columns.items()})
+
+
+def _leaks(images: pd.DataFrame, identities: list[Identity]) -> dict[str, pd.Series]:
+    """The columns that name another image. An exact copy is not said to be a lookalike too."""
+    splits, ids = images["split"].tolist(), images["id"].tolist()
+    across, within = leakage.copies([i.pixels for i in identities], splits)
+    prints = np.stack([i.fingerprint for i in identities]) if identities else np.empty((0, leakage.NOTHING.size))
+    alike = [
+        like if copy is None else None for copy, like in zip(across, leakage.lookalikes(prints, splits), strict=True)
+    ]
+    labels = [i.labels for i in identities]
+    same = [k is not None and labels[i] is not None and labels[i] == labels[k] for i, k in enumerate(alike)]
+
+    def names(rows: Sequence[int | None]) -> pd.Series:
+        return pd.Series([None if k is None else ids[k] for k in rows], dtype="object")
+
+    return {
+        "copy_of": names(across),
+        "repeats": names(within),
+        "reencoding_of": names([k if s else None for k, s in zip(alike, same, strict=True)]),
+        "resembles": names([None if s else k for k, s in zip(alike, same, strict=True)]),
+    }
+
+
+def _coverage(
+    images: pd.DataFrame, segments: pd.DataFrame, pixels: dict[str, np.ndarray], manifest: Manifest
+) -> pd.DataFrame:
+    sizes = images["split"].value_counts()
+    instances = segments[~segments["iscrowd"]].groupby(["split", "category"]).size()
+    rows = [
+        {
+            "split": split,
+            "class": info.name,
+            "kind": "thing" if info.isthing else "stuff",
+            "images": int(sizes.get(split, 0)),  # of the split, whether they show the class or not
+            "pixels": int(pixels[split][k]),
+            "instances": int(instances.get((split, k), 0)),
+        }
+        for split in SPLITS
+        for k, info in enumerate(manifest.classes)
+    ]
+    return pd.DataFrame(rows, columns=["split", "class", "kind", "images", "pixels", "instances"])
+
+
+def _splits(images: pd.DataFrame, pixels: dict[str, np.ndarray], manifest: Manifest) -> pd.DataFrame:
+    def row(split: str) -> Row:
+        mine = images[images["split"] == split]
+        train, here = (pixels[s][: len(manifest.classes)] for s in ("train", split))
+        return {
+            "split": split,
+            "images": len(mine),
+            "declared_images": manifest.images[split],
+            "instances": int(mine["instances"].sum()),
+            "declared_instances": manifest.instances[split],
+            "ignored": float(pixels[split][IGNORE] / max(pixels[split].sum(), 1)),
+            "drift": drift(train, here) if len(mine) else 0.0,
+        }
+
+    return pd.DataFrame([row(split) for split in SPLITS])
+
+
+def drift(reference: np.ndarray, other: np.ndarray) -> float:
+    """Total variation between two histograms: 0 for equal proportions, 1 where nothing is shared."""
+    if not reference.sum() or not other.sum():
+        return float(reference.sum() != other.sum())
+    return float(np.abs(reference / reference.sum() - other / other.sum()).sum() / 2)
+
+
+def _dataset(coverage: pd.DataFrame, pixels: dict[str, np.ndarray], manifest: Manifest) -> pd.DataFrame:
+    seen = np.flatnonzero(np.sum(list(pixels.values()), axis=0)).tolist()
+    trained = coverage[(coverage["split"] == "train") & (coverage["kind"] == "thing")]
+    row = {
+        "name": manifest.name,
+        "classes": len(manifest.classes),
+        "things": len(manifest.things),
+        "train_instances": int(trained["instances"].sum()),
+        "binary": seen == [0, IGNORE] and len(manifest.classes) > 1,
+        "statistics_agree": tuple(pixels["train"][: len(manifest.classes)].tolist()) == manifest.pixels_per_class,
+    }
+    return pd.DataFrame([row])

@@ -1,0 +1,131 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipelines.data import checks, shards, validation_report
+from pipelines.data.expectations import Limits, Outcome, judge
+from pipelines.data.formats import shapes
+from pipelines.data.schema import ClassInfo
+from pipelines.data.suites import CHECKS
+
+EVIL = "<script>alert('&')</script>"
+LIMITS = Limits(
+    task="panoptic",
+    min_images={"train": 5, "val": 2, "test": 2},
+    max_ignored=0.5,
+    min_class_pixels=1,
+    max_class_drift=1.0,
+)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Names with markup, a class that no image shows, a copy in val, a picture that does not decode, an empty test."""
+    folder = tmp_path_factory.mktemp("broken")
+    train = [shapes.draw("train", i, seed=0, height=64, width=96, difficulty=0.5) for i in range(6)]
+    val = [shapes.draw("val", i, seed=0, height=300, width=40, difficulty=0.5) for i in range(2)]
+    records = [
+        *(replace(r, id=f"{r.id}{EVIL}") for r in train),
+        *val,
+        replace(train[2], id=f"copy {EVIL}", split="val"),
+        replace(val[1], id="cut", image=val[1].image[:8]),
+    ]
+    classes = (*shapes.classes(), ClassInfo(name=EVIL, color=(0, 0, 0), isthing=False))
+    shards.write(records, classes=classes, name=EVIL, format="folder", out=folder, rows_per_shard=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judged(broken: Path) -> tuple[checks.Tables, list[Outcome]]:
+    tables = checks.tabulate(broken)
+    return tables, judge(tables, LIMITS, CHECKS)
+
+
+def test_the_report_for_machines(judged):
+    tables, outcomes = judged
+    report = validation_report.summarize(tables, outcomes)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert report["success"] is False
+    assert report["dataset"] == tables.manifest.hash
+    assert all(
+        list(check) == ["name", "severity", "success", "expected", "found", "examples"] for check in report["checks"]
+    )
+    failed = {check["name"]: check for check in report["checks"] if not check["success"]}
+    assert {n for n, c in failed.items() if c["severity"] == "critical"} == {
+        "structure.decodes",
+        "splits.test",
+        "classes.train",
+        "leakage.copies",
+    }
+    assert failed["leakage.copies"]["examples"] == [
+        {"copy_of": f"train/000002{EVIL}", "id": f"copy {EVIL}", "split": "val"}
+    ]
+    statistics = report["statistics"]
+    assert statistics["image_sizes"] == {"96x64": 7, "40x300": 3}
+    assert sum(statistics["object_sides"].values()) == sum(tables.manifest.instances.values())
+    assert [s["images"] for s in statistics["splits"]] == [6, 4, 0]
+
+
+def test_both_reports_are_the_same_each_time(broken, judged):
+    tables, outcomes = judged
+    again = checks.tabulate(broken)
+    retried = judge(again, LIMITS, CHECKS)
+    summaries = [validation_report.summarize(*pair) for pair in ((tables, outcomes), (again, retried))]
+    assert json.dumps(summaries[0]) == json.dumps(summaries[1])
+    assert validation_report.page(tables, outcomes, broken) == validation_report.page(again, retried, broken)
+
+
+def test_the_page_says_every_fault_and_needs_no_network(broken, judged):
+    tables, outcomes = judged
+    page = validation_report.page(tables, outcomes, broken)
+    assert "Not fit for training: 4 faults" in page
+    assert "No picture is in two splits" not in page
+    for name in ("structure.decodes", "splits.test", "classes.train", "leakage.copies"):
+        assert f"</span>{name}</h3>" in page
+    assert not re.findall(r"""(?:src|href)=["'](?!data:image/jpeg;base64,|data_docs/|report\.json)""", page)
+    assert "http" not in page
+    assert not re.search(r"@import|url\(", page)
+
+
+def test_markup_in_names_is_text_on_the_page(broken, judged):
+    tables, outcomes = judged
+    page = validation_report.page(tables, outcomes, broken)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;") > 5
+
+
+def test_a_sound_dataset_has_a_page_without_findings(tmp_path):
+    plan = [(split, i) for split, n in (("train", 8), ("val", 4), ("test", 4)) for i in range(n)]
+    records = [shapes.draw(*item, seed=0, height=64, width=64, difficulty=0.5) for item in plan]
+    write = {"classes": shapes.classes(), "name": "beach", "format": "shapes", "out": tmp_path, "rows_per_shard": 8}
+    shards.write(records, **write)
+    tables = checks.tabulate(tmp_path)
+    sound = [o for o in judge(tables, LIMITS, CHECKS) if o.success]
+    page = validation_report.page(tables, sound, tmp_path)
+    assert "Fit for training</b>" in page
+    assert 'id="findings"' not in page
+    assert page.count("<figure>") == 12  # four samples of each split
+
+
+def test_an_empty_dataset_has_a_page(tmp_path):
+    shards.write([], classes=(), name="nothing", format="folder", out=tmp_path, rows_per_shard=8)
+    tables = checks.tabulate(tmp_path)
+    outcomes = judge(tables, LIMITS, CHECKS)
+    assert "Not fit for training" in validation_report.page(tables, outcomes, tmp_path)
+    assert json.dumps(validation_report.summarize(tables, outcomes), allow_nan=False)
+
+
+def test_object_sides_double_from_bin_to_bin(judged):
+    segments = judged[0].segments[:4].assign(measured_area=[1, 3, 4, 1024], iscrowd=[False, False, False, False])
+    assert validation_report.object_sides(segments) == [
+        ("1-2", 2),
+        ("2-4", 1),
+        ("4-8", 0),
+        ("8-16", 0),
+        ("16-32", 0),
+        ("32-64", 1),
+    ]
+    assert validation_report.object_sides(segments.assign(iscrowd=True)) == []
