@@ -10,7 +10,7 @@ from pipelines.stage import Paths, Summary
 
 
 def run(params: Params, paths: Paths) -> Summary:
-    from pipelines.data import checks, shards, validation_report
+    from pipelines.data import checks, shards
 
     failed = paths.of("validate-failed")
     for verdict in (paths.of("validate"), failed):
@@ -21,7 +21,8 @@ def run(params: Params, paths: Paths) -> Summary:
     with Progress("validate", images, "images") as progress:
         tables = checks.tabulate(dataset, advance=progress.update)
 
-    from pipelines.data import expectations, suites  # Great Expectations takes seconds to import
+    # Great Expectations takes seconds to import: the progress above comes first.
+    from pipelines.data import expectations, suites, validation_report
 
     limits = expectations.Limits(task=params.task, **params.validate_.model_dump())
     outcomes = expectations.judge(tables, limits, suites.CHECKS, docs=paths.out / "data_docs")
