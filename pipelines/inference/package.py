@@ -43,7 +43,8 @@ def save(folder: Path, model: nn.Module, description: Mapping[str, Any]) -> None
     save_file(state, beside)
     beside.replace(folder / WEIGHTS)
     weights = {"file": WEIGHTS, "sha256": files.sha256(folder / WEIGHTS)}
-    files.write_json(folder / DESCRIPTION, {"version": VERSION, **description, "weights": weights})
+    described = {"version": VERSION, **description, "weights": weights}
+    files.write_json(folder / DESCRIPTION, {**described, "checksum": files.digest(described)})
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -52,13 +53,15 @@ def describe(folder: Path) -> dict[str, Any]:
     again = "train again: dvc repro --force train"
     try:
         description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = description["version"]
+        version, checksum = description["version"], description.pop("checksum", None)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: there is no trained model in {folder}", do="dvc repro train") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}", do=again) from None
     if version != VERSION:
         raise DataError(f"{path} has format version {version}, this build reads {VERSION}", do=again)
+    if files.digest(description) != checksum:
+        raise DataError(f"{path} is damaged: it is not what training wrote", do=again)
     return description
 
 

@@ -12,8 +12,8 @@ import torch
 from pipelines.data.shards import ShardReader
 from pipelines.errors import DataError
 from pipelines.loading.augment import Augment
-from pipelines.loading.batch import Batch
-from pipelines.loading.loader import decode, training_loader
+from pipelines.loading.batch import Batch, decode
+from pipelines.loading.loader import training_loader
 from pipelines.loading.sampler import GlobalBatches
 
 
