@@ -13,6 +13,8 @@ DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "NO_ALBUMENTATIONS_UPDATE": "1",
+    # A broken picture is told in our message.
+    "OPENCV_LOG_LEVEL": "ERROR",
     "RAY_USAGE_STATS_ENABLED": "0",
     # MLflow: no pickle is ever loaded, no guessing of requirements, no progress bars between ours.
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",

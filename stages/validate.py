@@ -10,7 +10,8 @@ from pipelines.stage import Paths, Summary
 
 
 def run(params: Params, paths: Paths) -> Summary:
-    from pipelines.data import checks, shards
+    from pipelines.data import shards
+    from pipelines.validation import checks
 
     failed = paths.of("validate-failed")
     for verdict in (paths.of("validate"), failed):
@@ -22,14 +23,14 @@ def run(params: Params, paths: Paths) -> Summary:
         tables = checks.tabulate(dataset, advance=progress.update)
 
     # Great Expectations takes seconds to import: the progress above comes first.
-    from pipelines.data import expectations, suites, validation_report
+    from pipelines.validation import expectations, report, suites
 
     limits = expectations.Limits(task=params.task, **params.validate_.model_dump())
     outcomes = expectations.judge(tables, limits, suites.CHECKS, docs=paths.out / "data_docs")
-    files.write_json(paths.out / "report.json", validation_report.summarize(tables, outcomes))
-    files.write_text(paths.out / "report.html", validation_report.page(tables, outcomes, dataset))
+    files.write_json(paths.out / "report.json", report.summarize(tables, outcomes))
+    files.write_text(paths.out / "report.html", report.page(tables, outcomes, dataset))
 
-    faults, warnings = validation_report.faults(outcomes), validation_report.warnings(outcomes)
+    faults, warnings = report.faults(outcomes), report.warnings(outcomes)
     for line in bounded([warning.line for warning in warnings]):
         print(f"validate: warning: {line}", file=sys.stderr)
     if faults:

@@ -2,8 +2,8 @@
 
 import great_expectations.expectations as gxe
 
-from pipelines.data.expectations import INGEST_BUG, Check
-from pipelines.data.suites.terms import SEGMENTED, always, between, equal
+from pipelines.validation.expectations import INGEST_BUG, Check
+from pipelines.validation.suites.terms import SEGMENTED, always, between, equal
 
 STRUCTURE = (
     Check(

@@ -19,9 +19,9 @@ import pandas as pd
 from great_expectations.core.run_identifier import RunIdentifier
 from great_expectations.data_context.types.base import ProgressBarsConfig
 
-from pipelines.data.checks import Tables
 from pipelines.data.schema import SPLITS
 from pipelines.errors import RunError
+from pipelines.validation.checks import Tables
 
 Severity = Literal["critical", "warning"]
 TASKS = ("semantic", "instance", "panoptic")

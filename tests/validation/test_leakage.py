@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.data import leakage
 from pipelines.data.formats import shapes
-from pipelines.data.inspection import decode
+from pipelines.validation import leakage
+from pipelines.validation.inspection import decode
 
 
 def scene(index: int, *, side: int = 96, difficulty: float = 0.5) -> np.ndarray:

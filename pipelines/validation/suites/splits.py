@@ -2,10 +2,10 @@
 
 from great_expectations.expectations.row_conditions import Column
 
-from pipelines.data.checks import Tables
-from pipelines.data.expectations import Check, Limits
 from pipelines.data.schema import SPLITS
-from pipelines.data.suites.terms import SEGMENTED, between, never
+from pipelines.validation.checks import Tables
+from pipelines.validation.expectations import Check, Limits
+from pipelines.validation.suites.terms import SEGMENTED, between, never
 
 
 def shared(tables: Tables) -> dict[str, str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.data import leakage
-from pipelines.data.inspection import Identity, Row, inspect
 from pipelines.data.schema import IGNORE, SPLITS, Manifest
 from pipelines.data.shards import ShardReader
+from pipelines.validation import leakage
+from pipelines.validation.inspection import Identity, Row, inspect
 
 IMAGES = {
     "id": "object",

@@ -4,10 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.data import checks, rle, shards
+from pipelines.data import rle, shards
 from pipelines.data.formats import shapes
-from pipelines.data.inspection import extent, inspect
 from pipelines.data.schema import IGNORE, ClassInfo, Record, Segment
+from pipelines.validation import checks
+from pipelines.validation.inspection import extent, inspect
 
 CLASSES = (
     ClassInfo(name="sky", color=(80, 160, 220), isthing=False),

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 
 from pipelines.data import rle
-from pipelines.data.inspection import decode
 from pipelines.data.schema import IGNORE, SPLITS, ClassInfo, Record
 from pipelines.data.shards import ShardReader
+from pipelines.validation.inspection import decode
 
 SIDE = 256  # the longer side that is shown
 UNDECLARED = (255, 0, 255)

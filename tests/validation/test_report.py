@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.data import checks, shards, validation_report
-from pipelines.data.expectations import Limits, Outcome, judge
+from pipelines.data import shards
 from pipelines.data.formats import shapes
 from pipelines.data.schema import ClassInfo
-from pipelines.data.suites import CHECKS
+from pipelines.validation import checks, report
+from pipelines.validation.expectations import Limits, Outcome, judge
+from pipelines.validation.suites import CHECKS
 
 EVIL = "<script>alert('&')</script>"
 LIMITS = Limits(
@@ -46,14 +47,14 @@ def judged(broken: Path) -> tuple[checks.Tables, list[Outcome]]:
 
 def test_the_report_for_machines(judged):
     tables, outcomes = judged
-    report = validation_report.summarize(tables, outcomes)
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report["success"] is False
-    assert report["dataset"] == tables.manifest.hash
+    said = report.summarize(tables, outcomes)
+    assert json.loads(json.dumps(said, allow_nan=False)) == said
+    assert said["success"] is False
+    assert said["dataset"] == tables.manifest.hash
     assert all(
-        list(check) == ["name", "severity", "success", "expected", "found", "examples"] for check in report["checks"]
+        list(check) == ["name", "severity", "success", "expected", "found", "examples"] for check in said["checks"]
     )
-    failed = {check["name"]: check for check in report["checks"] if not check["success"]}
+    failed = {check["name"]: check for check in said["checks"] if not check["success"]}
     assert {n for n, c in failed.items() if c["severity"] == "critical"} == {
         "structure.decodes",
         "splits.test",
@@ -63,7 +64,7 @@ def test_the_report_for_machines(judged):
     assert failed["leakage.copies"]["examples"] == [
         {"copy_of": f"train/000002{EVIL}", "id": f"copy {EVIL}", "split": "val"}
     ]
-    statistics = report["statistics"]
+    statistics = said["statistics"]
     assert statistics["image_sizes"] == {"96x64": 7, "40x300": 3}
     assert sum(statistics["object_sides"].values()) == sum(tables.manifest.instances.values())
     assert [s["images"] for s in statistics["splits"]] == [6, 4, 0]
@@ -73,14 +74,14 @@ def test_both_reports_are_the_same_each_time(broken, judged):
     tables, outcomes = judged
     again = checks.tabulate(broken)
     retried = judge(again, LIMITS, CHECKS)
-    summaries = [validation_report.summarize(*pair) for pair in ((tables, outcomes), (again, retried))]
+    summaries = [report.summarize(*pair) for pair in ((tables, outcomes), (again, retried))]
     assert json.dumps(summaries[0]) == json.dumps(summaries[1])
-    assert validation_report.page(tables, outcomes, broken) == validation_report.page(again, retried, broken)
+    assert report.page(tables, outcomes, broken) == report.page(again, retried, broken)
 
 
 def test_the_page_says_every_fault_and_needs_no_network(broken, judged):
     tables, outcomes = judged
-    page = validation_report.page(tables, outcomes, broken)
+    page = report.page(tables, outcomes, broken)
     assert "Not fit for training: 4 faults" in page
     assert "No picture is in two splits" not in page
     for name in ("structure.decodes", "splits.test", "classes.train", "leakage.copies"):
@@ -92,7 +93,7 @@ def test_the_page_says_every_fault_and_needs_no_network(broken, judged):
 
 def test_markup_in_names_is_text_on_the_page(broken, judged):
     tables, outcomes = judged
-    page = validation_report.page(tables, outcomes, broken)
+    page = report.page(tables, outcomes, broken)
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;") > 5
 
@@ -104,7 +105,7 @@ def test_a_sound_dataset_has_a_page_without_findings(tmp_path):
     shards.write(records, **write)
     tables = checks.tabulate(tmp_path)
     sound = [o for o in judge(tables, LIMITS, CHECKS) if o.success]
-    page = validation_report.page(tables, sound, tmp_path)
+    page = report.page(tables, sound, tmp_path)
     assert "Fit for training</b>" in page
     assert 'id="findings"' not in page
     assert page.count("<figure>") == 12  # four samples of each split
@@ -114,13 +115,13 @@ def test_an_empty_dataset_has_a_page(tmp_path):
     shards.write([], classes=(), name="nothing", format="folder", out=tmp_path, rows_per_shard=8)
     tables = checks.tabulate(tmp_path)
     outcomes = judge(tables, LIMITS, CHECKS)
-    assert "Not fit for training" in validation_report.page(tables, outcomes, tmp_path)
-    assert json.dumps(validation_report.summarize(tables, outcomes), allow_nan=False)
+    assert "Not fit for training" in report.page(tables, outcomes, tmp_path)
+    assert json.dumps(report.summarize(tables, outcomes), allow_nan=False)
 
 
 def test_object_sides_double_from_bin_to_bin(judged):
     segments = judged[0].segments[:4].assign(measured_area=[1, 3, 4, 1024], iscrowd=[False, False, False, False])
-    assert validation_report.object_sides(segments) == [
+    assert report.object_sides(segments) == [
         ("1-2", 2),
         ("2-4", 1),
         ("4-8", 0),
@@ -128,4 +129,4 @@ def test_object_sides_double_from_bin_to_bin(judged):
         ("16-32", 0),
         ("32-64", 1),
     ]
-    assert validation_report.object_sides(segments.assign(iscrowd=True)) == []
+    assert report.object_sides(segments.assign(iscrowd=True)) == []

@@ -8,12 +8,12 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from pipelines.data.checks import Tables
-from pipelines.data.expectations import Outcome
-from pipelines.data.pictures import UNDECLARED, Gallery, Picture
 from pipelines.data.schema import IGNORE, SPLITS
+from pipelines.validation.checks import Tables
+from pipelines.validation.expectations import Outcome
+from pipelines.validation.pictures import UNDECLARED, Gallery, Picture
 
-TEMPLATE = Path(__file__).with_name("validation_report.html.jinja")
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
 SAMPLES = 4  # pictures of each split
 PICTURED = 4  # examples of a failed check that are shown as pictures
 TWINS = ("copy_of", "reencoding_of", "resembles", "repeats")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from pipelines.data import rle, shards
-from pipelines.data.checks import Tables, tabulate
-from pipelines.data.expectations import Check, Count, Limits, guards, judge
 from pipelines.data.schema import IGNORE, ClassInfo, Record, Segment
-from pipelines.data.suites import CHECKS
 from pipelines.errors import RunError
+from pipelines.validation.checks import Tables, tabulate
+from pipelines.validation.expectations import Check, Count, Limits, guards, judge
+from pipelines.validation.suites import CHECKS
 
 SKY, SAND, CAT, DOG = range(4)
 CLASSES = (

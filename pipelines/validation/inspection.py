@@ -10,8 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipelines.data import leakage
 from pipelines.data.schema import IGNORE, ClassInfo, Record, Segment
+from pipelines.validation import leakage
 
 Row = dict[str, Any]
 SIGNATURES = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
@@ -28,7 +28,7 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
-    """A record's rows in the tables (columns: `pipelines.data.checks`), its pixel counts, and who it is."""
+    """A record's rows in the tables (columns: `pipelines.validation.checks`), its pixel counts, and who it is."""
 
     image: Row
     segments: list[Row]

@@ -3,10 +3,10 @@
 import numpy as np
 from great_expectations.expectations.row_conditions import Column
 
-from pipelines.data.checks import Tables
-from pipelines.data.expectations import Check
 from pipelines.data.schema import IGNORE
-from pipelines.data.suites.terms import DENSE, SEGMENTED, TRAIN, always, between, never
+from pipelines.validation.checks import Tables
+from pipelines.validation.expectations import Check
+from pipelines.validation.suites.terms import DENSE, SEGMENTED, TRAIN, always, between, never
 
 
 def undeclared(tables: Tables) -> dict[str, str]:
