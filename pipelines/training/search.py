@@ -16,6 +16,7 @@ from typing import Any
 from pipelines import config
 from pipelines.config import HEADLINE
 from pipelines.errors import RunError
+from pipelines.training.cluster import use_gpu
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,11 +59,16 @@ def search(
     on_result: Callable[[int, Mapping[str, Any]], None],
 ) -> list[Trial]:
     """Run a trial for each candidate; the driver calls `on_result(trial, row)` after each epoch. Ray must be up."""
+    import ray
     from ray import tune
 
     from pipelines.training.halving import SuccessiveHalving
 
-    settings = config.parse(raw).tune
+    params = config.parse(raw)
+    settings, gpu = params.tune, use_gpu(params.train.device)
+    share = {"cpu": max(1, int(ray.cluster_resources()["CPU"]) // settings.concurrent)}
+    if gpu:
+        share["gpu"] = min(1.0, ray.cluster_resources()["GPU"] / settings.concurrent)
 
     class Listen(tune.Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
@@ -71,9 +77,9 @@ def search(
         def __reduce__(self) -> Any:  # Tune stores the callbacks with its state; this one belongs to the process
             return tune.Callback, ()
 
-    trainable = tune.with_parameters(_trial, raw=raw, drawn=drawn, data=str(data), state=str(state))
+    trainable = tune.with_parameters(_trial, raw=raw, drawn=drawn, data=str(data), state=str(state), gpu=gpu)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": 1}),
+        tune.with_resources(trainable, share),
         param_space={"trial": tune.grid_search(list(range(len(drawn))))},
         tune_config=tune.TuneConfig(
             metric="score",
@@ -119,10 +125,13 @@ def best(trials: list[Trial]) -> Trial:
     return max((t for t in done if t.epochs == longest), key=lambda t: (t.score, -t.number))
 
 
-def _trial(chosen: dict[str, int], *, raw: dict[str, Any], drawn: list[dict[str, Any]], data: str, state: str) -> None:
+def _trial(
+    chosen: dict[str, int], *, raw: dict[str, Any], drawn: list[dict[str, Any]], data: str, state: str, gpu: bool
+) -> None:
     """One candidate, in a Ray worker; paused while it waits for the others, it goes on from its own checkpoint."""
     import tempfile
 
+    import torch
     from ray import tune
 
     from pipelines.training.loop import Group, Job, Row, fit
@@ -131,6 +140,8 @@ def _trial(chosen: dict[str, int], *, raw: dict[str, Any], drawn: list[dict[str,
     changed = {**drawn[number], "train.epochs": raw["tune"]["epochs"], "train.workers": 1}
     params = config.parse(config.merge(raw, changed))
 
+    group = Group(device=torch.device("cuda" if gpu else "cpu"))
+
     def report(row: Row) -> None:
         # Tune pauses only what has a checkpoint; ours lies in the trial's state folder, so this one is a token.
         with tempfile.TemporaryDirectory() as token:
@@ -138,4 +149,4 @@ def _trial(chosen: dict[str, int], *, raw: dict[str, Any], drawn: list[dict[str,
             metrics = {**row, "trial": number, "score": row[f"val_{HEADLINE[params.task]}"]}
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(token))
 
-    fit(Job(params=params, data=Path(data), state=Path(state) / f"trial-{number}"), Group(), on_epoch=report)
+    fit(Job(params=params, data=Path(data), state=Path(state) / f"trial-{number}"), group, on_epoch=report)
