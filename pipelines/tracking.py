@@ -28,12 +28,13 @@ EXPERIMENT = "maskline"
 # MLflow's own limits.
 KEY_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, 8000
 PARAMS_PER_CALL, METRICS_PER_CALL = 100, 1000
-# MLflow waits 20 s for a locked SQLite file, and this often; its HTTP client would wait minutes for an absent server.
-ATTEMPTS = 3
-PATIENCE = {
+ATTEMPTS = 3  # at a locked SQLite file, for which MLflow waits 20 s each time
+SETTINGS = {
+    # Its HTTP client would wait minutes for an absent server.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for every trial
 }
 
 
@@ -119,7 +120,7 @@ class Server:
     """MlflowClient, with every failure as one RunError that says where, and the experiment made."""
 
     def __init__(self, root: Path):
-        for name, value in PATIENCE.items():
+        for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         import mlflow
 

@@ -1,0 +1,286 @@
+"""The published model, loaded as a user would load it."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+from packaging.requirements import Requirement
+from PIL import ExifTags, Image, ImageOps
+
+from pipelines import environment
+from pipelines.data import rle
+from pipelines.data.prediction import Instances, Panoptic, Prediction
+from pipelines.data.schema import ClassInfo
+from pipelines.errors import DataError
+from pipelines.inference import package, pyfunc
+from pipelines.registry import publish
+
+environment.prepare()
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+
+REPOSITORY = Path(__file__).parents[2]
+CLASSES = (
+    ClassInfo(name="sky", color=(0, 0, 90), isthing=False),
+    ClassInfo(name="cat", color=(200, 90, 0), isthing=True),
+    ClassInfo(name="dog", color=(0, 90, 0), isthing=True),
+)
+MODELS = {
+    "semantic": {"name": "unet", "encoder": "unet", "channels": 8},
+    "panoptic": {"name": "panoptic_deeplab", "encoder": "resnet10t", "channels": 16},
+}
+
+
+def save(folder: Path, task: str) -> None:
+    """Weights as drawn, with batch norms that have seen pictures: so its predictions have more than one class."""
+    torch.manual_seed(0)
+    model = package.build(task, MODELS[task], CLASSES)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    seen = np.stack([picture(seed) for seed in range(4)]).transpose(0, 3, 1, 2)
+    model.train()(torch.tensor(seen).float() / 127.5 - 1)
+    classes = [{"name": c.name, "color": c.color, "isthing": c.isthing} for c in CLASSES]
+    about = {"task": task, "model": MODELS[task], "classes": classes, "mean": [0.5] * 3, "std": [0.5] * 3}
+    package.save(folder, model, {**about, "dataset": {"name": "tiny", "hash": "d" * 64}, "parameters": {}, "epoch": 1})
+
+
+def published(folder: Path, task: str) -> Path:
+    save(folder / "train", task)
+    (folder / "metrics.json").write_text('{"semantic": {"miou": NaN}}')  # as it is, whatever it holds
+    publish.write(
+        folder / "model",
+        source=folder / "train",
+        card="# card",
+        metrics=folder / "metrics.json",
+        model_id="m-1",
+        run_id="r",
+        about={"a": "b"},
+    )
+    return folder / "model"
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return published(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def semantic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return published(tmp_path_factory.mktemp("semantic"), "semantic")
+
+
+def picture(seed: int, height: int = 64, width: int = 64) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    return coarse.repeat(8, axis=0).repeat(8, axis=1)
+
+
+def encode(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def decode(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def masks_of(row: str) -> list[np.ndarray]:
+    return [rle.decode(np.array(i["rle"]["counts"]), *i["rle"]["size"]) for i in json.loads(row)]
+
+
+def test_it_answers_as_the_predictor(folder: Path) -> None:
+    images = [picture(0), picture(1), picture(2, 40, 72)]
+    answer = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame({"image": [encode(i) for i in images]}))
+    predictor = package.load(folder / "artifacts/package")
+    assert list(answer.columns) == list(pyfunc.COLUMNS) == list(publish.OUTPUTS)
+    for image, (_, row) in zip(images, answer.iterrows(), strict=True):
+        expected = predictor.predict([image])[0]
+        assert (row.height, row.width) == image.shape[:2]
+        assert np.array_equal(decode(row.semantic), expected.semantic)
+        if predictor.task == "semantic":
+            assert row[["instances", "panoptic", "segments"]].isna().all()
+        else:
+            assert np.array_equal(decode(row.panoptic), expected.panoptic.ids)
+            assert [s["category"] for s in json.loads(row.segments)] == expected.panoptic.labels.tolist()
+            order = np.argsort(-expected.instances.scores, kind="stable")
+            assert np.array_equal(masks_of(row.instances), expected.instances.masks[order].tolist())
+    assert len(np.unique(decode(answer.semantic[0]))) > 1
+
+
+def test_frames_lists_and_single_images_are_taken_alike(semantic: Path) -> None:
+    model, data = mlflow.pyfunc.load_model(str(semantic), model_config={"batch_size": 1}), [encode(picture(0))] * 2
+    frame = model.predict(pd.DataFrame({"image": data}, index=["left", "right"]))
+    assert list(frame.index) == ["left", "right"]
+    assert model.predict(data).semantic.tolist() == frame.semantic.tolist()
+    assert model.predict({"image": data}).semantic.tolist() == frame.semantic.tolist()
+    assert model.predict(data[0]).semantic.tolist() == frame.semantic.tolist()[:1]
+
+
+def test_the_example_predicts(semantic: Path) -> None:
+    model = mlflow.pyfunc.load_model(str(semantic))
+    assert decode(model.predict(model.input_example).semantic[0]).shape == (64, 64)
+
+
+def test_the_model_may_be_served(semantic: Path) -> None:
+    from fastapi.testclient import TestClient
+    from mlflow.pyfunc import scoring_server
+
+    with TestClient(scoring_server.init(mlflow.pyfunc.load_model(str(semantic)))) as client:
+        example = json.loads((semantic / "serving_input_example.json").read_text())
+        good = client.post("/invocations", json=example)
+        assert (good.status_code, good.json()["predictions"][0]["height"]) == (200, 64)
+        bad = client.post("/invocations", json={"dataframe_split": {"columns": ["image"], "data": [["aGVsbG8="]]}})
+        assert bad.status_code == 400
+        assert "row 0: not an allowed image" in bad.json()["message"]
+
+
+def test_every_bad_image_is_named_and_nothing_is_guessed() -> None:
+    png, jpeg = encode(picture(0)), encode(picture(0), "JPEG")
+    vast = bytearray(png)
+    vast[16:24] = (60000).to_bytes(4, "big") * 2  # the header alone claims 3.6 gigapixels
+    bad = [
+        b"",
+        b"<html>",
+        png[:-30],
+        jpeg[: len(jpeg) // 2],
+        bytes(vast),
+        "a/path.png",
+        None,
+        encode(picture(0), "GIF"),
+    ]
+    with pytest.raises(DataError) as raised:
+        pyfunc.pixels([png, *bad, jpeg])
+    assert "8 of 10 images cannot be read" in str(raised.value)
+    for row in range(1, 9):
+        assert f"row {row}: " in str(raised.value)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_image_before_it_is_looked_at(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = encode(picture(0, 64, 96), exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert np.array_equal(pyfunc.pixels([data])[0], np.asarray(upright))
+
+
+def test_batches_hold_neighbours_of_one_size() -> None:
+    images = [picture(i, height) for i, height in enumerate([64, 64, 64, 32, 64])]
+    assert [[i.shape[0] for i in batch] for batch in pyfunc.batches(images, 2)] == [[64, 64], [64], [32], [64]]
+
+
+def test_instances_and_segments_in_coco_s_words() -> None:
+    left, low = np.zeros((4, 6), bool), np.zeros((4, 6), bool)
+    left[:, :2], low[3, :] = True, True
+    boxes = np.array([[0, 0, 2, 4], [0, 3, 6, 4]], np.float32)
+    instances = Instances(
+        masks=np.stack([left, low]), labels=np.array([1, 2]), scores=np.array([0.5, 0.75], np.float32), boxes=boxes
+    )
+    panoptic = Panoptic(ids=np.where(low, 2, left * 1), labels=np.array([1, 0]), iscrowd=np.zeros(2, bool))
+    row = pyfunc.describe(np.zeros((4, 6, 3)), Prediction(instances=instances, panoptic=panoptic), CLASSES)
+    first, second = json.loads(row["instances"])
+    assert first == {
+        "category": 2,
+        "name": "dog",
+        "score": 0.75,
+        "bbox": [0, 3, 6, 1],
+        "area": 6,
+        "rle": {"size": [4, 6], "counts": [3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1]},
+    }
+    assert (second["name"], second["rle"]["counts"]) == ("cat", [0, 8, 16])
+    assert json.loads(row["segments"]) == [
+        {"id": 1, "category": 1, "name": "cat", "isthing": True, "bbox": [0, 0, 2, 3], "area": 6},
+        {"id": 2, "category": 0, "name": "sky", "isthing": False, "bbox": [0, 3, 6, 1], "area": 6},
+    ]
+    assert np.array_equal(decode(row["panoptic"]), panoptic.ids)
+    assert row["semantic"] is None
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    folder = published(tmp_path, "semantic")
+    weights = folder / "artifacts/package/model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(DataError, match="sha256 mismatch"):
+        mlflow.pyfunc.load_model(str(folder))
+
+
+def test_there_is_no_pickle_and_no_bytecode_in_it(semantic: Path) -> None:
+    names = [path.name for path in semantic.rglob("*")]
+    assert "model.safetensors" in names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".pyc"))]
+
+
+ELSEWHERE = """
+import importlib.abc, sys
+refused = set(sys.argv[2].split(","))
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in refused:
+            raise ModuleNotFoundError(f"{name} is not among the model's requirements", name=name)
+try:
+    import pipelines
+    sys.exit("pipelines can be imported here")
+except ModuleNotFoundError:
+    sys.meta_path.insert(0, Refuse())
+import mlflow, hashlib
+model = mlflow.pyfunc.load_model(sys.argv[1])
+import pipelines
+assert pipelines.__file__.startswith(sys.argv[1]), pipelines.__file__
+print(hashlib.sha256(model.predict(model.input_example).semantic[0]).hexdigest())
+"""
+
+
+def with_dependencies(names: set[str]) -> set[str]:
+    """Distributions and all that they require here."""
+    todo, found = set(names), set[str]()
+    while todo:
+        name = todo.pop()
+        found.add(name)
+        try:
+            needed = [Requirement(r) for r in requires(name) or []]
+        except ModuleNotFoundError:  # of another platform
+            continue
+        todo |= {r.name.lower() for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})} - found
+    return {name.replace("_", "-") for name in found}
+
+
+def test_it_loads_where_the_project_is_not_with_its_requirements_alone(semantic: Path, tmp_path: Path) -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    ours = {Requirement(line).name.lower() for line in project}
+    refused = ours - with_dependencies(set(publish.REQUIREMENTS))
+    assert {"ray", "dvc", "great-expectations", "albumentations"} <= refused
+    modules = {m for m, owners in packages_distributions().items() if refused & {o.lower() for o in owners}}
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(semantic), ",".join(modules)],
+        cwd=tmp_path, env=environ, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    here = mlflow.pyfunc.load_model(str(semantic))
+    assert done.stdout.split() == [hashlib.sha256(here.predict(here.input_example).semantic[0]).hexdigest()]
+
+
+def test_requirements_are_exact_and_public() -> None:
+    said = publish.requirements()
+    assert {line.split("==")[0] for line in said} == set(publish.REQUIREMENTS)
+    assert all(Requirement(line).specifier and "+" not in line for line in said)
+
+
+def test_a_wrong_call_is_an_error_of_mlflow_s(semantic: Path) -> None:
+    with pytest.raises(MlflowException, match="row 0: not an allowed image"):
+        mlflow.pyfunc.load_model(str(semantic)).predict([b"hello"])

@@ -1,0 +1,29 @@
+"""The model card: what it must say, and what it must not let through."""
+
+import re
+
+from pipelines.registry import card
+
+
+def test_the_card_holds_no_markup_of_the_dataset_s_and_fits() -> None:
+    nasty = '<img src=x onerror="alert(1)">|[x](javascript:1)'
+    classes = [{"name": f"{nasty}{i}", "color": [1, 2, 3], "isthing": True} for i in range(300)]
+    description = {
+        "task": "semantic", "model": {"name": "unet", "encoder": "unet"}, "classes": classes, "epoch": 3,
+        "dataset": {"name": nasty, "hash": "d" * 64}, "parameters": {"train": {"epochs": 3}},
+    }  # fmt: skip
+    metrics = {
+        "semantic": {"miou": 0.5, "dice": None, "iou": {c["name"]: 0.25 for c in classes}},
+        "dataset": {"hash": "e" * 64, "split": "test", "images": 7},
+    }
+    text = card.write(name="m", description=description, metrics=metrics, commit="c0ffee", weights="f" * 64)
+    assert "<img" not in text
+    assert not re.search(r"(?<!\\)[\[\]]\S*\(", text.replace("```python", ""))
+    for said in ("| semantic.miou | 0.5000 |", "| semantic.dice | undefined |", "7 images of the test split", "c0ffee"):
+        assert said in text
+    assert text.count("0.2500") == 300
+    short = card.shorten(text)
+    assert len(short) <= card.DESCRIPTION_LENGTH
+    assert "| semantic.miou | 0.5000 |" in short
+    assert short.endswith("files.*\n")
+    assert card.shorten("short") == "short"
