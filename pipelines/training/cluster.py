@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ def cluster(*, cpus: int) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     own = {} if address else {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     python_path = os.pathsep.join(filter(None, [CODE, os.environ.get("PYTHONPATH")]))
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",
@@ -32,6 +34,7 @@ def cluster(*, cpus: int) -> Iterator[None]:
         raise RunError(
             f"Ray did not start: {error}\ndo: see that memory and disk have room, or name a cluster in RAY_ADDRESS"
         ) from error
+    signal.signal(signal.SIGTERM, terminated)  # Ray's own would leave with 15, and a trace of its stack
     try:
         yield
     finally:
