@@ -47,7 +47,7 @@ class Checkpoints:
             file.flush()
             os.fsync(file.fileno())
         manifest = {"epoch": epoch, "score": score, "sha256": files.sha256(beside / STATE)}
-        files.write_json(beside / MANIFEST, manifest)
+        files.write_json(beside / MANIFEST, {**manifest, "checksum": files.digest(manifest)})
         files.remove(final)
         beside.rename(final)
         self._prune()
@@ -55,17 +55,20 @@ class Checkpoints:
     def entries(self) -> list[Entry]:
         """The committed ones, oldest first; their states are not verified yet."""
         found = []
-        for path in sorted(self.folder.glob("epoch-*")):
+        for path in self.folder.glob("epoch-*"):
             try:
-                raw = json.loads((path / MANIFEST).read_text())
-                found.append(Entry(path=path, epoch=raw["epoch"], score=raw["score"], sha256=raw["sha256"]))
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+                checksum = raw.pop("checksum")
+                if files.digest(raw) != checksum:
+                    raise ValueError("checksum mismatch")
+                found.append(Entry(path=path, **raw))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 log.warning("checkpoint %s has no readable manifest (%s): left out", path.name, error)
-        return found
+        return sorted(found, key=lambda entry: entry.epoch)
 
     def last(self) -> dict[str, Any] | None:
         """The newest whole state, or None when there is none to go on from."""
-        return self._first_whole(sorted(self.entries(), key=lambda e: -e.epoch))
+        return self._first_whole(self.entries()[::-1])
 
     def best(self) -> dict[str, Any] | None:
         """The whole state with the highest score; the earlier one where two are equal."""

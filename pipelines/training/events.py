@@ -67,4 +67,8 @@ class Follower:
                 if not line.endswith(b"\n"):
                     break  # still being written
                 self.position += len(line)
-                self.on_event(json.loads(line))
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue  # torn: its writer was killed
+                self.on_event(event)
