@@ -63,7 +63,10 @@ def run(params: Params, paths: Paths) -> Summary:
     )
     files.write_text(paths.out / "report.html", report.render(evaluation))
     dataset = {"hash": manifest.hash, "split": params.evaluate.split, "images": len(reader)}
-    files.write_json(paths.out / "metrics.json", {**metrics, "dataset": dataset})
+    files.write_json(
+        paths.out / "metrics.json",
+        {**metrics, "dataset": dataset, "weights": predictor.description["weights"]["sha256"]},
+    )
     shown = {HEADLINE[view]: values[HEADLINE[view]] for view, values in metrics.items()}
     return {name: "undefined" if value is None else f"{value:.4f}" for name, value in shown.items()}
 

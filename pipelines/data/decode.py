@@ -56,7 +56,7 @@ class Picture:
             )
         if self._usable:
             return self.published, "png" if self.pixels.format == "PNG" else "jpeg"
-        pixels = _rgb(self.pixels)
+        pixels = to_rgb(self.pixels)
         return _png(pixels if stored else pixels.transpose(QUARTER_TURNS[self.orientation])), "png"
 
     @property
@@ -156,7 +156,7 @@ def _depth(data: bytes) -> int:
     return data[24]
 
 
-def _rgb(pixels: Image.Image) -> Image.Image:
+def to_rgb(pixels: Image.Image) -> Image.Image:
     if pixels.mode in SIXTEEN_BIT:
         pixels = Image.fromarray((np.asarray(pixels) >> 8).astype(np.uint8))
     if pixels.mode == "P":

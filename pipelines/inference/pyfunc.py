@@ -91,7 +91,7 @@ def pixels(encoded: Sequence[Any]) -> list[np.ndarray]:
         except DataError as error:
             faults.append(f"row {row}: {error}")
             continue
-        rgb = decode._rgb(picture.pixels)
+        rgb = decode.to_rgb(picture.pixels)
         images.append(np.asarray(rgb.transpose(UPRIGHT[picture.orientation]) if picture.orientation > 1 else rgb))
     if faults:
         raise DataError(f"{len(faults)} of {len(encoded)} images cannot be read", bounded(faults))

@@ -65,13 +65,13 @@ def read(train: Path, evaluated: Path, *, task: str) -> Candidate:
     path = evaluated / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        about, weights = metrics.pop("dataset"), metrics.pop("weights", None)
+        about, weights = metrics.pop("dataset"), metrics.pop("weights")
         dataset = {key: about[key] for key in ("hash", "split", "images")}
     except FileNotFoundError:
         raise DataError(f"{path} is missing: the model was not measured", do="dvc repro evaluate") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged: {error!r}", do="measure again: dvc repro --force evaluate") from None
-    if weights not in (None, description["weights"]["sha256"]):
+    if weights != description["weights"]["sha256"]:
         raise DataError(f"{path} was measured with other weights than {train} holds", do="dvc repro evaluate")
     return Candidate(folder=train, description=description, measured=path, metrics=metrics, dataset=dataset)
 

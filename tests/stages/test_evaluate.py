@@ -69,7 +69,7 @@ def test_writes_what_it_promises(task, project, dataset):
     params, paths = project(task)
     summary = evaluate.run(params, paths)
     metrics = json.loads((paths.out / "metrics.json").read_text(), parse_constant=refuse_constants)
-    assert set(metrics) == VIEWS[task] | {"dataset"}
+    assert set(metrics) == VIEWS[task] | {"dataset", "weights"}
     manifest = shards.read_manifest(dataset)
     assert metrics["dataset"] == {"hash": manifest.hash, "split": "test", "images": 4}
     headlines = {"semantic": "miou", "instance": "ap", "panoptic": "pq"}

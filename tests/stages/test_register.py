@@ -71,10 +71,12 @@ class Line:
     def measure(self, miou: float | None, **more: Any) -> None:
         """What `evaluate` would have found, said outright."""
         manifest = read_manifest(self.root / "results/ingest")
+        weights = package.describe(self.root / "results/train")["weights"]["sha256"]
         text = json.dumps(
             {
                 "semantic": {"miou": miou, "dice": None, "iou": {"sky": 0.25}},
                 "dataset": {"hash": manifest.hash, "split": "test", "images": manifest.images["test"]},
+                "weights": weights,
                 **more,
             }
         )
