@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipelines.config import HEADLINE, Params
 from pipelines.data.shards import ShardReader
-from pipelines.errors import RunError
+from pipelines.errors import DataError, RunError
 from pipelines.evaluation.evaluator import Evaluator, score
 from pipelines.inference import package
 from pipelines.inference.predictor import Predictor
@@ -87,6 +87,11 @@ class _Run:
         train = params.train
         self.readers = {split: ShardReader(job.data, split) for split in ("train", "val")}
         self.manifest = self.readers["train"].manifest
+        if not len(self.readers["val"]):
+            raise DataError(
+                "the validation split has no images, which say what epoch is best",
+                do="set dataset.splits so that it has some",
+            )
         torch.manual_seed(params.seed)  # every rank draws the same initial weights
         self.model = package.build(params.task, params.model.model_dump(), self.manifest.classes).to(group.device)
         self.checkpoints = Checkpoints(job.state / "checkpoints")

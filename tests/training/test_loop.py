@@ -1,0 +1,208 @@
+"""The loop: it learns, it says when it cannot, and a run that was killed ends as one that was not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines import config
+from pipelines.data import shards
+from pipelines.data.formats import shapes
+from pipelines.data.shards import ShardReader
+from pipelines.errors import DataError, RunError
+from pipelines.evaluation.evaluator import VIEWS
+from pipelines.training.checkpoint import Checkpoints
+from pipelines.training.loop import Group, Job, Row, fit
+
+MODELS = config.MODEL_TASKS
+
+
+@pytest.fixture
+def job(dataset: Path, small: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., Job]:
+    """job("a", "semantic", {"train.epochs": 3}) -> what is to be trained, with its state in a folder of that name."""
+
+    def describe(name: str, task: str = "panoptic", changes: dict[str, Any] | None = None, data: Path = dataset) -> Job:
+        return Job(params=config.parse(small(task, changes or {})), data=data, state=tmp_path / name)
+
+    return describe
+
+
+def last(job: Job) -> dict[str, Any]:
+    state = Checkpoints(job.state / "checkpoints").last()
+    assert state is not None
+    return state
+
+
+def untimed(rows: list[Row]) -> list[Row]:
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+
+
+def assert_same(a: Any, b: Any, where: str = "") -> None:
+    """Bit for bit, through dicts and lists."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def assert_same_run(a: Job, b: Job) -> None:
+    one, two = last(a), last(b)
+    assert_same({**one, "history": untimed(one["history"])}, {**two, "history": untimed(two["history"])})
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_learns_what_it_sees(job, name):
+    changes = {
+        "model.name": name, "train.epochs": 8, "train.learning_rate": 0.01, "train.augment.scale": [1.0, 1.0],
+        "train.augment.flip": 0.0, "train.augment.color": 0.0, "train.schedule": "constant",
+    }  # fmt: skip
+    rows = fit(job(name, MODELS[name], changes), Group())
+    assert [row["epoch"] for row in rows] == list(range(8))
+    assert rows[-1]["train_loss"] < 0.75 * rows[0]["train_loss"]
+    for row in rows:
+        weighted = [k for k in row if k.startswith("loss_")]
+        assert weighted
+        assert {k for k in row if k.startswith("val_")} == {f"val_{config.HEADLINE[v]}" for v in VIEWS[MODELS[name]]}
+        assert all(0 <= row[k] <= 1 for k in row if k.startswith("val_"))
+        assert row["images_per_second"] > 0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_trains_in_half_the_bits(job, name):
+    changes = {"model.name": name, "train.epochs": 1, "train.precision": "bfloat16"}
+    whole = fit(job("whole", MODELS[name], {**changes, "train.precision": "float32"}), Group())
+    rows = fit(job("half", MODELS[name], changes), Group())
+    assert rows[0]["train_loss"] == pytest.approx(whole[0]["train_loss"], rel=0.05)
+    assert rows[0]["train_loss"] != whole[0]["train_loss"], "autocast did nothing"
+    assert {t.dtype for t in last(job("half"))["model"].values() if t.is_floating_point()} == {torch.float32}
+
+
+def test_the_terms_add_up_as_they_are_weighted(job):
+    terms = {"semantic": 0.5, "center": 10.0, "offset": 0.0}
+    row = fit(job("a", changes={f"loss.terms.{k}": v for k, v in terms.items()} | {"train.epochs": 1}), Group())[0]
+    assert row["train_loss"] == pytest.approx(sum(w * row[f"loss_{term}"] for term, w in terms.items()), rel=1e-5)
+
+
+class KilledError(Exception):
+    pass
+
+
+def killer(epoch: int) -> Callable[[Row], None]:
+    def on_epoch(row: Row) -> None:
+        if row["epoch"] == epoch:
+            raise KilledError
+
+    return on_epoch
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_killed_run_goes_on_to_the_same_weights(job, name):
+    """Each model draws in its own way (dropout, proposals); each optimiser has its own state."""
+    changes = {
+        "model.name": name, "train.epochs": 3, "train.optimizer": "sgd" if name == "unet" else "adamw",
+        "train.schedule": "cosine",
+    }  # fmt: skip
+    through, resumed = job("through", MODELS[name], changes), job("resumed", MODELS[name], changes)
+    fit(through, Group())
+    for epoch in (0, 1):
+        with pytest.raises(KilledError):
+            fit(resumed, Group(), killer(epoch))
+    torch.manual_seed(99)
+    rows = fit(resumed, Group())
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert_same_run(through, resumed)
+
+
+def test_a_damaged_checkpoint_costs_an_epoch_and_nothing_else(job):
+    through, resumed = job("through", changes={"train.epochs": 3}), job("resumed", changes={"train.epochs": 3})
+    fit(through, Group())
+    with pytest.raises(KilledError):
+        fit(resumed, Group(), killer(1))
+    state = resumed.state / "checkpoints" / "epoch-0001" / "state.pt"
+    state.write_bytes(state.read_bytes()[:-1])
+    fit(resumed, Group())
+    assert_same_run(through, resumed)
+
+
+def test_a_finished_run_has_nothing_left_to_do(job):
+    rows = fit(job("a"), Group())
+    before = last(job("a"))
+    assert fit(job("a"), Group(), killer(0)) == rows
+    assert_same(last(job("a")), before)
+
+
+def test_the_seed_decides_and_nothing_else(job):
+    torch.manual_seed(1)
+    fit(job("one"), Group())
+    torch.manual_seed(2)
+    fit(job("two"), Group())
+    fit(job("other", changes={"seed": 1}), Group())
+    assert_same_run(job("one"), job("two"))
+    a, b = (last(job(name))["model"] for name in ("one", "other"))
+    assert any(not torch.equal(a[key], b[key]) for key in a)
+
+
+def test_no_clipping_is_not_clipping_to_nothing(job):
+    free = fit(job("free", changes={"train.clip_norm": 0.0}), Group())
+    wide = fit(job("wide", changes={"train.clip_norm": 1e9}), Group())
+    tight = fit(job("tight", changes={"train.clip_norm": 1e-3, "train.optimizer": "sgd"}), Group())
+    loose = fit(job("loose", changes={"train.clip_norm": 1e9, "train.optimizer": "sgd"}), Group())
+    assert untimed(free) == untimed(wide)
+    assert tight[1]["train_loss"] != loose[1]["train_loss"]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_says_where(job, dataset):
+    fit(job("a", "semantic", {"train.epochs": 1}), Group())
+    broken = job("a", "semantic", {"train.epochs": 2, "loss.terms.semantic": 1e39})
+    with pytest.raises(RunError) as caught:
+        fit(broken, Group())
+    said = str(caught.value)
+    assert "non-finite loss or gradient at step 3 (loss inf, norm " in said
+    assert "do: lower train.learning_rate" in said
+    named = said.split("rank 0: ")[1].splitlines()[0].split(", ")
+    assert len(named) == 4
+    assert set(named) < {record.id for record in ShardReader(dataset, "train")}
+    assert last(broken)["epoch"] == 0, "the last finite state is kept"
+    assert all(t.isfinite().all() for t in last(broken)["model"].values())
+
+
+def test_what_training_says_can_be_followed(job):
+    rows = fit(job("a"), Group())
+    events = [json.loads(line) for line in (job("a").state / "events.jsonl").read_text().splitlines()]
+    told = [{k: v for k, v in e.items() if k not in ("kind", "time")} for e in events if e["kind"] == "epoch"]
+    assert told == rows
+    step = next(e for e in events if e["kind"] == "step")
+    assert (step["epoch"], step["step"], step["steps"]) == (0, 1, 6)
+    assert step["loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("split", "said"), [("train", "the training split has no images"), ("val", "the validation split")]
+)
+def test_an_empty_split_is_refused(job, tmp_path, split, said):
+    records = [
+        shapes.draw(*item, seed=0, height=64, width=64, difficulty=0.3)
+        for item in shapes.plan(splits={"train": 4, "val": 4, "test": 0} | {split: 0})
+    ]
+    data = tmp_path / "data"
+    shards.write(records, classes=shapes.classes(), name="s", format="shapes", out=data, rows_per_shard=4)
+    with pytest.raises(DataError, match=said):
+        fit(job("a", data=data), Group())
+
+
+def test_fewer_images_than_a_batch_make_one(job):
+    rows = fit(job("a", changes={"train.batch_size": 16, "train.epochs": 1}), Group())
+    events = [json.loads(line) for line in (job("a").state / "events.jsonl").read_text().splitlines()]
+    assert next(e for e in events if e["kind"] == "step")["steps"] == 1
+    assert rows[0]["train_loss"] > 0
