@@ -81,11 +81,12 @@ def own_imports() -> float:
 def own_parameters(folder: Path) -> float:
     """Seconds to read the parameters and take the fingerprint, imports apart."""
     code = (
-        "import time; from pathlib import Path; from pipelines import config; from pipelines.training import result\n"
+        "import time; from pathlib import Path; from pipelines import config\n"
+        "from pipelines.training.fingerprint import fingerprint\n"
         "from pipelines.data.shards import read_manifest\n"
         "start = time.perf_counter()\n"
         "raw = config.read(Path('params.yaml')); config.parse(raw); config.parse(raw)\n"
-        "result.fingerprint(raw, read_manifest(Path('results/ingest')).hash); print(time.perf_counter() - start)"
+        "fingerprint(raw, read_manifest(Path('results/ingest')).hash); print(time.perf_counter() - start)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=ENV, check=True, capture_output=True, text=True)
     return float(done.stdout)

@@ -12,16 +12,17 @@ from pipelines.stage import Paths, Summary
 
 def run(params: Params, paths: Paths) -> Summary:
     from pipelines.data.shards import read_manifest
-    from pipelines.training import distributed, result
+    from pipelines.training import distributed
     from pipelines.training.cluster import cluster, use_gpu
     from pipelines.training.events import Event, EventLog, Follower
+    from pipelines.training.fingerprint import fingerprint
     from pipelines.training.monitor import Monitor
 
     raw = config.with_overrides(config.read(paths.root / "params.yaml"), paths.of("tune") / "best.yaml")
     params = config.parse(raw, "params.yaml with results/tune/best.yaml over it")
     data, epochs, metric = paths.of("ingest"), params.train.epochs, HEADLINE[params.task]
-    fingerprint = result.fingerprint(raw, read_manifest(data).hash)
-    state = paths.runs / f"train-{fingerprint[:16]}"
+    known_by = fingerprint(raw, read_manifest(data).hash)
+    state = paths.runs / f"train-{known_by[:16]}"
     progress, best = Progress("train", 0, "steps"), [0.0]
 
     def told(event: Event) -> None:
@@ -33,7 +34,7 @@ def run(params: Params, paths: Paths) -> Summary:
             best[0] = max(best[0], event[f"val_{metric}"])
             monitor.metrics({k: v for k, v in event.items() if k not in ("kind", "time")}, step=event["epoch"])
 
-    tags = {"maskline.stage": "train", "maskline.fingerprint": fingerprint}
+    tags = {"maskline.stage": "train", "maskline.fingerprint": known_by}
     events = EventLog(state / "events.jsonl")
     events.mark("parameters read")
     with (
@@ -43,7 +44,9 @@ def run(params: Params, paths: Paths) -> Summary:
         Follower(events.path, told),
     ):
         events.mark("Ray started")
-        distributed.train(raw, data=data, state=state, fingerprint=fingerprint, gpu=use_gpu(params.train.device))
+        distributed.train(raw, data=data, state=state, fingerprint=known_by, gpu=use_gpu(params.train.device))
+        from pipelines.training import result  # needs torch and all of the loop, which training did not wait for
+
         description = result.take(state, paths.out)
         monitor.tag({"maskline.weights": description["weights"]["sha256"]})
     files.remove(state)

@@ -22,13 +22,14 @@ def run(params: Params, paths: Paths) -> Summary:
         return {"trials": 0}
 
     from pipelines.data.shards import read_manifest
-    from pipelines.training import result, search
+    from pipelines.training import search
     from pipelines.training.cluster import cluster
+    from pipelines.training.fingerprint import fingerprint
     from pipelines.training.monitor import Monitor
 
     raw = config.read(paths.root / "params.yaml")
-    fingerprint = result.fingerprint(raw, read_manifest(paths.of("ingest")).hash)
-    state = paths.runs / f"tune-{fingerprint[:16]}"
+    known_by = fingerprint(raw, read_manifest(paths.of("ingest")).hash)
+    state = paths.runs / f"tune-{known_by[:16]}"
     files.remove(state)
     drawn = search.candidates(raw, settings.space, trials=settings.trials, seed=params.seed)
     metric = HEADLINE[params.task]
@@ -44,7 +45,7 @@ def run(params: Params, paths: Paths) -> Summary:
         said = {k: v for k, v in row.items() if k == "train_loss" or k.startswith(("loss_", "val_"))}
         monitor.metrics(said, step=row["epoch"], child=f"trial-{number}")
 
-    tags = {"maskline.stage": "tune", "maskline.fingerprint": fingerprint}
+    tags = {"maskline.stage": "tune", "maskline.fingerprint": known_by}
     children = {f"trial-{number}": values for number, values in enumerate(drawn)}
     with Monitor(paths.root, name="tune", params=raw, tags=tags, children=children) as monitor, progress:
         with cluster(cpus=settings.concurrent):

@@ -13,7 +13,6 @@ from pipelines.training.loop import Job, Row
 
 HISTORY = "history.csv"
 RESULT = "result"  # in a job's state folder
-CODE = Path(__file__).resolve().parents[1]
 
 
 def take(state: Path, out: Path) -> dict[str, Any]:
@@ -21,15 +20,6 @@ def take(state: Path, out: Path) -> dict[str, Any]:
     for path in (state / RESULT).iterdir():
         path.replace(out / path.name)
     return package.describe(out)
-
-
-def fingerprint(raw: dict[str, Any], dataset: str) -> str:
-    """Of everything that training follows from: parameters, data, code. What was begun under another fingerprint is
-    never resumed."""
-    rooms = ("data", "evaluation", "inference", "loading", "losses", "metrics", "models", "training")
-    sections = {name: raw[name] for name in ("task", "seed", "model", "loss", "train")}
-    code = {str(p.relative_to(CODE)): files.sha256(p) for room in rooms for p in sorted((CODE / room).rglob("*.py"))}
-    return files.digest(sections, dataset, code)
 
 
 def write(job: Job, *, raw: dict[str, Any], fingerprint: str) -> None:
