@@ -1,0 +1,72 @@
+"""What training leaves behind is the epoch that did best, and what it says of itself is so."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines import config
+from pipelines.data.shards import ShardReader, read_manifest
+from pipelines.errors import RunError
+from pipelines.evaluation.evaluator import evaluate
+from pipelines.inference import package
+from pipelines.training import result
+from pipelines.training.checkpoint import Checkpoints
+from pipelines.training.loop import Group, Job, fit
+
+
+@pytest.fixture
+def trained(dataset: Path, small: Callable[..., dict[str, Any]], tmp_path: Path) -> tuple[Job, dict[str, Any]]:
+    raw = small("semantic", {"train.epochs": 4, "train.learning_rate": 0.02})
+    job = Job(params=config.parse(raw), data=dataset, state=tmp_path / "state")
+    fit(job, Group())
+    return job, raw
+
+
+def test_the_package_is_the_best_epoch_and_scores_what_it_says(trained, dataset, tmp_path):
+    job, raw = trained
+    result.write(job, raw=raw, fingerprint="f")
+    out = tmp_path / "out"
+    out.mkdir()
+    description = result.take(job.state, out)
+    assert sorted(p.name for p in out.iterdir()) == ["history.csv", "model.json", "model.safetensors"]
+
+    with (out / "history.csv").open() as file:
+        history = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    assert history == Checkpoints(job.state / "checkpoints").last()["history"]
+    scores = [row["val_miou"] for row in history]
+    assert len(set(scores)) > 1, "nothing to choose from"
+    assert description["epoch"] == scores.index(max(scores))
+    assert description["metrics"] == {"val_miou": max(scores)}
+
+    predictor = package.load(out)
+    found = evaluate(predictor, ShardReader(dataset, "val"), batch_size=3)
+    assert found["semantic"]["miou"] == max(scores)
+    assert (description["parameters"], description["fingerprint"]) == (raw, "f")
+    assert description["dataset"] == {"name": "shapes", "hash": read_manifest(dataset).hash}
+    assert "weights" not in description["model"]
+
+
+def test_a_damaged_best_gives_way_to_the_next(trained):
+    job, raw = trained
+    checkpoints = Checkpoints(job.state / "checkpoints")
+    best = max(checkpoints.entries(), key=lambda entry: entry.score)
+    (best.path / "state.pt").write_bytes(b"")
+    others = [entry for entry in checkpoints.entries() if entry.epoch != best.epoch]
+    result.write(job, raw=raw, fingerprint="f")
+    assert package.describe(job.state / result.RESULT)["epoch"] == max(others, key=lambda e: e.score).epoch
+    for entry in others:
+        (entry.path / "state.pt").unlink()
+    with pytest.raises(RunError, match=r"no checkpoint in .* can be read"):
+        result.write(job, raw=raw, fingerprint="f")
+
+
+def test_weights_are_those_of_the_checkpoint_bit_for_bit(trained, tmp_path):
+    job, raw = trained
+    result.write(job, raw=raw, fingerprint="f")
+    best = Checkpoints(job.state / "checkpoints").best()
+    loaded = package.load(job.state / result.RESULT).model.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in best["model"].items())
