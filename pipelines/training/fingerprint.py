@@ -6,12 +6,14 @@ from typing import Any
 from pipelines import files
 
 CODE = Path(__file__).resolve().parents[1]
+# What in it a model follows from.
+ROOMS = ("data", "evaluation", "inference", "loading", "losses", "metrics", "models", "targets.py", "training")
 
 
 def fingerprint(raw: dict[str, Any], dataset: str) -> str:
     """Of everything that training follows from: parameters, data, code. What was begun under another fingerprint is
     never resumed."""
-    rooms = ("data", "evaluation", "inference", "loading", "losses", "metrics", "models", "training")
     sections = {name: raw[name] for name in ("task", "seed", "model", "loss", "train")}
-    code = {str(p.relative_to(CODE)): files.sha256(p) for room in rooms for p in sorted((CODE / room).rglob("*.py"))}
+    paths = [path.relative_to(CODE) for path in CODE.rglob("*.py")]
+    code = {str(path): files.sha256(CODE / path) for path in paths if path.parts[0] in ROOMS}
     return files.digest(sections, dataset, code)
