@@ -183,6 +183,9 @@ class _Run:
 
     def validate(self) -> Row:
         """The headline metrics on the validation split, whose images the ranks share."""
+        if self.group.world > 1:
+            for buffer in self.model.buffers():  # batch norm's statistics: all measure the model that rank 0 saves
+                dist.broadcast(buffer, src=0)
         description = {
             "task": self.params.task,
             "classes": self.manifest.to_json()["classes"],
