@@ -50,7 +50,10 @@ def run(params: Params, paths: Paths) -> Summary:
         "precision_recall": {iou: instance.precision_recall(iou) for iou in IOUS} if instance else {},
     }
     names = [c.name for c in manifest.classes]
+    shown = list(cases.collect(predictor, reader, list(scores.values()), params.evaluate.cases))
     plots.write(paths.out / "plots", names=names, headline=HEADLINE[params.task], **drawn)
+    if shown:
+        plots.picture(paths.out / "plots" / "predictions.jpg", cases.sheet(shown, manifest.classes))
     evaluation = report.Evaluation(
         title=f"{predictor.description['model']['name']} on {manifest.name}",
         task=params.task,
@@ -58,7 +61,7 @@ def run(params: Params, paths: Paths) -> Summary:
         identity=identity(predictor.description, manifest),
         split=params.evaluate.split,
         scores=scores,
-        cases=list(cases.collect(predictor, reader, list(scores.values()), params.evaluate.cases)),
+        cases=shown,
         **drawn,
     )
     files.write_text(paths.out / "report.html", report.render(evaluation))
@@ -67,8 +70,8 @@ def run(params: Params, paths: Paths) -> Summary:
         paths.out / "metrics.json",
         {**metrics, "dataset": dataset, "weights": predictor.description["weights"]["sha256"]},
     )
-    shown = {HEADLINE[view]: values[HEADLINE[view]] for view, values in metrics.items()}
-    return {name: "undefined" if value is None else f"{value:.4f}" for name, value in shown.items()}
+    headlines = {HEADLINE[view]: values[HEADLINE[view]] for view, values in metrics.items()}
+    return {name: "undefined" if value is None else f"{value:.4f}" for name, value in headlines.items()}
 
 
 def check(params: Params, trained: str, classes: Sequence[ClassInfo], manifest: Manifest) -> None:

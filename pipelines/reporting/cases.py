@@ -92,6 +92,15 @@ def views(case: Case, classes: Sequence[ClassInfo], *, largest: int) -> dict[str
     return shown
 
 
+def sheet(shown: Sequence[Case], classes: Sequence[ClassInfo]) -> np.ndarray:
+    """One picture of the first of each kind, in the task's own view: what a README or `dvc plots` shows."""
+    rows = []
+    for case in {c.kind: c for c in reversed(shown)}.values():
+        view = next(iter(views(case, classes, largest=256).values()))
+        rows.append([pictures.fit(case.image, view.truth.shape[:2]), view.truth, view.prediction, view.errors])
+    return pictures.contact_sheet(rows[::-1], ("image", "truth", "prediction", "errors"))
+
+
 def _panoptic(image: np.ndarray, truth: Panoptic, predicted: Panoptic, classes: Sequence[ClassInfo]) -> View:
     true_masks, masks = _masks(truth), _masks(predicted)
     unknown = truth.ids == 0

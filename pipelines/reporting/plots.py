@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pipelines import files
 
@@ -41,6 +42,12 @@ def write(
         lines = {f"iou_{100 * iou:.0f}": mean_curve(by_class.values()) for iou, by_class in precision_recall.items()}
         recall = np.linspace(0, 1, 101).round(2).tolist()
         _write(folder / "precision_recall.csv", ["recall", *lines], zip(recall, *lines.values(), strict=True))
+
+
+def picture(path: Path, pixels: np.ndarray) -> None:
+    """uint8[h, w, 3] RGB -> a JPEG that a page or a README can hold."""
+    with files.replacing(path, "wb") as file:
+        Image.fromarray(pixels).save(file, format="jpeg", quality=85, optimize=True)
 
 
 def _percents(confusion: np.ndarray) -> Iterable[tuple[int, int]]:

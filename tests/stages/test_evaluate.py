@@ -78,7 +78,7 @@ def test_writes_what_it_promises(task, project, dataset):
     plots = {p.name for p in (paths.out / "plots").iterdir()}
     semantic, instance = {"iou_per_class.csv", "confusion.csv"}, {"precision_recall.csv"}
     expected = {"semantic": semantic, "instance": instance, "panoptic": semantic | instance}[task]
-    assert plots == {"learning_curves.csv"} | expected
+    assert plots == {"learning_curves.csv", "predictions.jpg"} | expected
     page = (paths.out / "report.html").read_text()
     assert manifest.hash in page
     assert len(page) < 3_000_000
