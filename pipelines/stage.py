@@ -42,10 +42,17 @@ def main(name: str, run: Callable[[config.Params, Paths], Summary]) -> None:
     environment.prepare()
     started = time.monotonic()
     code = 0
+    stopped_by = signal.SIGINT
+
+    def terminated(*_: object) -> None:
+        nonlocal stopped_by
+        stopped_by = signal.SIGTERM
+        raise KeyboardInterrupt  # unwinds the stage and ends what it has started; Ray's calls let nothing else pass
+
     try:
         root = Path.cwd()
         params = config.load(root / "params.yaml")
-        signal.signal(signal.SIGTERM, _terminated)
+        signal.signal(signal.SIGTERM, terminated)
         _follow_dvc()
         with _alone(root, name), _whole_outputs(root, name) as out:
             summary = run(params, Paths(root=root, out=out))
@@ -56,17 +63,13 @@ def main(name: str, run: Callable[[config.Params, Paths], Summary]) -> None:
         code = error.exit_code
     except KeyboardInterrupt:
         print(f"{name}: interrupted; nothing was written to results/{name}", file=sys.stderr)
-        code = 130
+        code = 128 + stopped_by
     except Exception:
         traceback.print_exc()
         print(f"{name}: failed; this is a bug in the stage or in what it runs, not in your input", file=sys.stderr)
         code = 1
     sys.stdout.flush()
     sys.exit(code)
-
-
-def _terminated(*_: object) -> None:
-    raise SystemExit(143)  # unwinds the stage, so that what it has started is ended too
 
 
 def _follow_dvc() -> None:

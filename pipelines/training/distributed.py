@@ -17,10 +17,14 @@ def train(raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, gpu
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Ray's own would leave with 1 and without a word; the stage knows what was interrupted."""
+
     params = config.parse(raw)
     workers = params.train.workers
     for attempt in range(params.train.max_failures + 1):
-        trainer = TorchTrainer(
+        trainer = Trainer(
             _worker,
             train_loop_config={
                 "raw": raw,

@@ -1,0 +1,196 @@
+"""Training on Ray, with what can happen to its processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from pipelines import files
+from pipelines.data import shards
+from pipelines.data.formats import shapes
+from pipelines.data.shards import ShardReader
+from pipelines.errors import ConfigError, DataError, RunError
+from pipelines.evaluation.evaluator import evaluate
+from pipelines.inference import package
+from pipelines.training import distributed
+from pipelines.training.cluster import use_gpu
+from pipelines.training.result import RESULT
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def train(ray: None, small: Callable[..., dict[str, Any]], dataset: Path, tmp_path: Path) -> Callable[..., Path]:
+    """train("first", {"train.epochs": 3}) -> the state folder of a job that two workers have finished."""
+
+    def run(name: str, changes: dict[str, Any], data: Path = dataset) -> Path:
+        raw = small("semantic", {"train.workers": 2, **changes})
+        distributed.train(raw, data=data, state=tmp_path / name, fingerprint="f", gpu=False)
+        return tmp_path / name
+
+    return run
+
+
+def epochs(state: Path) -> list[int]:
+    path = state / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [event["epoch"] for event in map(json.loads, lines) if event["kind"] == "epoch"]
+
+
+def weights(state: Path) -> str:
+    return str(package.describe(state / RESULT)["weights"]["sha256"])
+
+
+def test_two_workers_leave_the_model_that_they_measured(train, dataset):
+    state = train("a", {"train.epochs": 2, "train.learning_rate": 0.02})
+    assert epochs(state) == [0, 1], "rank 0 speaks, and alone"
+    description = package.describe(state / RESULT)
+    found = evaluate(package.load(state / RESULT), ShardReader(dataset, "val"), batch_size=2)
+    assert found["semantic"]["miou"] > 0
+    assert description["metrics"] == {"val_miou": found["semantic"]["miou"]}
+
+
+def test_without_a_gpu_none_is_used_and_none_can_be_demanded(ray):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one here")
+    assert not use_gpu("auto")
+    assert not use_gpu("cpu")
+    with pytest.raises(ConfigError, match=r"train\.device is cuda and the cluster has no GPU"):
+        use_gpu("cuda")
+
+
+def test_the_root_cause_is_not_the_collective_that_broke_with_it():
+    broken = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    cause = distributed._root_cause({0: broken, 1: ValueError("bad label"), 2: broken})
+    assert isinstance(cause, RunError)
+    assert str(cause) == "training failed on rank 1: ValueError('bad label')"
+    ours = DataError("sha256 mismatch: shard 3", do="dvc repro ingest")
+    assert distributed._root_cause({0: broken, 1: ValueError("later"), 2: ours}) is ours
+    assert "rank 0: RuntimeError" in str(distributed._root_cause({0: broken}))
+
+
+def workers() -> list[psutil.Process]:
+    """This session's training processes."""
+    found = psutil.Process().children(recursive=True)
+    return [p for p in found if p.is_running() and "RayTrainWorker" in "".join(p.cmdline()[:1])]
+
+
+@pytest.fixture
+def kill() -> Iterator[Callable[..., None]]:
+    """kill(state, after=[1, 3]) -> a worker is killed after these epochs, each time another one."""
+    threads = []
+
+    def start(state: Path, after: list[int]) -> None:
+        def run() -> None:
+            for epoch in after:
+                while epoch not in epochs(state):
+                    time.sleep(0.05)
+                at_work = workers()
+                at_work[epoch % len(at_work)].kill()
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[-1].start()
+
+    yield start
+    for thread in threads:
+        thread.join(timeout=10)
+        assert not thread.is_alive(), "training ended before it was disturbed"
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_time_and_no_bit(train, kill, tmp_path, capfd):
+    changes = {"train.epochs": 12, "train.optimizer": "adamw"}
+    undisturbed = weights(train("undisturbed", changes))
+    kill(tmp_path / "killed", after=[1, 4])
+    state = train("killed", changes)
+    assert weights(state) == undisturbed
+    assert epochs(state)[-1] == 11
+    said = capfd.readouterr().err
+    assert said.count("train: lost worker") == 2
+    assert "; 2 restarts left" in said
+    assert "; 1 restarts left" in said
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_lost_too_often_ends_the_run(train, kill, tmp_path):
+    kill(tmp_path / "lost", after=[0])
+    with pytest.raises(RunError, match=r"a worker was lost 1 times, last: (.|\n)*goes on from the last checkpoint"):
+        train("lost", {"train.epochs": 50, "train.max_failures": 0})
+
+
+@pytest.mark.slow
+def test_a_bug_fails_at_once_and_with_its_cause(train, tmp_path, capfd):
+    """A label that no class has: validation would have said so, had it been asked."""
+    records = [shapes.draw(*item, seed=0, height=64, width=64, difficulty=0.3)
+               for item in shapes.plan(splits={"train": 8, "val": 2, "test": 0})]  # fmt: skip
+    wrong = records[3].semantic.copy()
+    wrong[20:40] = 200
+    records[3] = replace(records[3], semantic=wrong)
+    few = tmp_path / "data"
+    classes = [*shapes.classes(), *(replace(shapes.classes()[0], name=f"none {i}") for i in range(200))]
+    shards.write(records, classes=classes, name="wrong", format="shapes", out=few, rows_per_shard=4)
+    raw = json.loads((few / "dataset.json").read_text())
+    raw.pop("checksum")
+    raw["classes"], raw["pixels_per_class"] = raw["classes"][:10], raw["pixels_per_class"][:10]
+    files.write_json(few / "dataset.json", {**raw, "checksum": files.digest(raw)})
+    with pytest.raises(RunError, match=r"training failed on rank [01]: IndexError\('Target 200 is out of bounds"):
+        train("wrong", {}, few)
+    assert "lost worker" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_interrupted_stage_goes_on_where_it_stood(small, dataset, tmp_path):
+    """Terminated once, killed once: the third start ends with the weights of a run that nothing happened to."""
+
+    def project(name: str) -> Path:
+        root = tmp_path / name
+        (root / "results" / "tune").mkdir(parents=True)
+        (root / "results" / "ingest").symlink_to(dataset)
+        (root / "results" / "tune" / "best.yaml").write_text("{}\n")
+        raw = small("semantic", {"train.workers": 2, "train.epochs": 8})
+        (root / "params.yaml").write_text(yaml.safe_dump(raw))
+        return root
+
+    def start(root: Path) -> subprocess.Popen[str]:
+        env = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "DVC_STAGE")}
+        command = [sys.executable, "-m", "stages.train"]
+        return subprocess.Popen(
+            command, cwd=root, env={**env, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
+        )
+
+    def stop(process: subprocess.Popen[str], root: Path, by: signal.Signals, after: int) -> None:
+        while not any(after in epochs(state) for state in (root / "runs").glob("train-*")):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        process.send_signal(by)
+
+    def sha(root: Path) -> str:
+        return files.sha256(root / "results" / "train" / "model.safetensors")
+
+    plain, disturbed = project("plain"), project("disturbed")
+    assert start(plain).wait(timeout=200) == 0
+    first = start(disturbed)
+    stop(first, disturbed, signal.SIGTERM, after=1)
+    assert first.wait(timeout=60) == 143
+    assert not (disturbed / "results" / "train").exists()
+    second = start(disturbed)
+    stop(second, disturbed, signal.SIGKILL, after=3)
+    assert second.wait(timeout=60) == -signal.SIGKILL
+    third = start(disturbed)
+    _, said = third.communicate(timeout=200)
+    assert third.returncode == 0, said
+    assert sha(disturbed) == sha(plain)
+    assert not list((disturbed / "runs").glob("train-*")), "state of a finished run is dropped"
