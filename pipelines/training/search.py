@@ -7,7 +7,6 @@ Reproducible: the candidates are drawn from the seed before any result is known,
 have arrived, so which one is stopped never depends on which was faster (with ASHA it does).
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,11 @@ from typing import Any
 
 from pipelines import config
 from pipelines.config import HEADLINE
-from pipelines.errors import RunError
+from pipelines.errors import MasklineError, RunError
 from pipelines.training.cluster import use_gpu
+
+
+WORST = -1.0  # below every metric
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,19 +37,19 @@ def candidates(raw: Mapping[str, Any], space: Mapping[str, Any], *, trials: int,
     import numpy as np
     from ray import tune
 
-    domains = {}
-    for name, values in space.items():
-        kind, bounds = next(iter(values.items()))
-        domains[name] = tune.choice(bounds) if kind == "choice" else getattr(tune, kind)(*bounds)
-    draw = np.random.RandomState(seed)
+    state = np.random.RandomState(seed)
+
+    def draw(kind: str, values: list[Any]) -> Any:
+        if kind == "choice":
+            return tune.choice(values).sample(random_state=state)
+        low, high = values
+        value = getattr(tune, kind)(low, high).sample(random_state=state)
+        # Four digits, within the range: what best.yaml says is what was run, and can be read.
+        return min(max(float(f"{value:.4g}"), low), high)
+
     first = {name: config.get(raw, name) for name in space}
-    # Four digits: what best.yaml says is what was run, and can be read.
-    rest = [{n: _rounded(d.sample(random_state=draw)) for n, d in domains.items()} for _ in range(trials - 1)]
+    rest = [{name: draw(*next(iter(s.items()))) for name, s in space.items()} for _ in range(trials - 1)]
     return [first, *rest]
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def search(
@@ -72,7 +74,8 @@ def search(
 
     class Listen(tune.Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            on_result(result["trial"], result)
+            if "failure" not in result:
+                on_result(result["trial"], result)
 
         def __reduce__(self) -> Any:  # Tune stores the callbacks with its state; this one belongs to the process
             return tune.Callback, ()
@@ -106,12 +109,14 @@ def search(
 
 def _outcome(result: Any, drawn: list[dict[str, Any]]) -> Trial:
     number, metrics = result.config["trial"], result.metrics or {}
-    error = str(result.error).strip().splitlines()[-1] if result.error else ""
+    error = metrics.get("failure", "")
+    if result.error:  # a bug, or a worker that was lost twice
+        error = repr(getattr(result.error, "cause", result.error)).splitlines()[0]
     return Trial(
         number=number,
         values=drawn[number],
         score=None if error else metrics["score"],
-        epochs=metrics.get("training_iteration", 0),
+        epochs=metrics.get("training_iteration", 0) - ("failure" in metrics),
         error=error,
     )
 
@@ -142,11 +147,16 @@ def _trial(
 
     group = Group(device=torch.device("cuda" if gpu else "cpu"))
 
-    def report(row: Row) -> None:
+    def report(**metrics: Any) -> None:
         # Tune pauses only what has a checkpoint; ours lies in the trial's state folder, so this one is a token.
         with tempfile.TemporaryDirectory() as token:
-            (Path(token) / "epoch.json").write_text(json.dumps(row["epoch"]))
-            metrics = {**row, "trial": number, "score": row[f"val_{HEADLINE[params.task]}"]}
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(token))
+            tune.report({"trial": number, **metrics}, checkpoint=tune.Checkpoint.from_directory(token))
 
-    fit(Job(params=params, data=Path(data), state=Path(state) / f"trial-{number}"), group, on_epoch=report)
+    def on_epoch(row: Row) -> None:
+        report(**row, score=row[f"val_{HEADLINE[params.task]}"])
+
+    try:
+        fit(Job(params=params, data=Path(data), state=Path(state) / f"trial-{number}"), group, on_epoch)
+    except MasklineError as error:
+        # Where these parameters lead is a result, and the worst: to try again would change nothing.
+        report(score=WORST, failure=str(error).splitlines()[0])
