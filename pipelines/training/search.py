@@ -17,7 +17,6 @@ from pipelines.config import HEADLINE
 from pipelines.errors import MasklineError, RunError
 from pipelines.training.cluster import use_gpu
 
-
 WORST = -1.0  # below every metric
 
 
