@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,8 @@ def cluster(*, cpus: int) -> Iterator[None]:
     """A Ray with `cpus` CPU tokens (tokens, not cores: a worker group never waits for one that is not there)."""
     import ray
 
-    address = os.environ.get("RAY_ADDRESS")
+    if address := os.environ.get("RAY_ADDRESS"):
+        _check_reachable(address)
     own = {} if address else {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     python_path = os.pathsep.join(filter(None, [CODE, os.environ.get("PYTHONPATH")]))
     terminated = signal.getsignal(signal.SIGTERM)
@@ -39,6 +41,19 @@ def cluster(*, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits minutes for a cluster that is not there."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise RunError(
+                f"RAY_ADDRESS is {address} and nothing answers there: {error}\n"
+                "do: start that cluster, or unset RAY_ADDRESS to train on this machine"
+            ) from None
 
 
 def use_gpu(device: str) -> bool:

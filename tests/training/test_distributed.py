@@ -20,11 +20,10 @@ from pipelines import files
 from pipelines.data import shards
 from pipelines.data.formats import shapes
 from pipelines.data.shards import ShardReader
-from pipelines.errors import ConfigError, DataError, RunError
+from pipelines.errors import DataError, RunError
 from pipelines.evaluation.evaluator import evaluate
 from pipelines.inference import package
 from pipelines.training import distributed
-from pipelines.training.cluster import use_gpu
 from pipelines.training.result import RESULT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,17 +58,6 @@ def test_two_workers_leave_the_model_that_they_measured(train, dataset):
     found = evaluate(package.load(state / RESULT), ShardReader(dataset, "val"), batch_size=2)
     assert found["semantic"]["miou"] > 0
     assert description["metrics"] == {"val_miou": found["semantic"]["miou"]}
-
-
-def test_without_a_gpu_none_is_used_and_none_can_be_demanded(ray):
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("there is one here")
-    assert not use_gpu("auto")
-    assert not use_gpu("cpu")
-    with pytest.raises(ConfigError, match=r"train\.device is cuda and the cluster has no GPU"):
-        use_gpu("cuda")
 
 
 def test_the_root_cause_is_not_the_collective_that_broke_with_it():
