@@ -1,5 +1,6 @@
 """Shards to batches, in this process or in others."""
 
+import shutil
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -49,6 +50,19 @@ def test_a_resumed_run_sees_what_an_undisturbed_one_sees(dataset):
     through, resumed = epochs(dataset, 0, [0, 1, 2]), epochs(dataset, 0, [2])
     for a, b in zip(through[2], resumed[0], strict=True):
         assert_same(a, b)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_shard_is_said_in_its_own_words(dataset, tmp_path, workers):
+    """From a loader's worker too, where torch would make the traceback the text."""
+    shutil.copytree(dataset, tmp_path / "data")
+    shard = tmp_path / "data" / "shards" / "train-00001.arrow"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError) as caught:
+        epochs(tmp_path / "data", workers, [0])
+    assert str(caught.value) == f"sha256 mismatch: shard {shard} is not what ingest wrote\ndo: dvc repro --force ingest"
 
 
 def test_crops_are_padded_to_the_stride(dataset):
