@@ -164,7 +164,11 @@ class Tune(Section):
 
     @field_validator("space")
     @classmethod
-    def _one_range_each(cls, spaces: dict[str, dict[str, list[Any]]]) -> dict[str, dict[str, list[Any]]]:
+    def _one_range_each(
+        cls, spaces: dict[str, dict[str, list[Any]]], info: ValidationInfo
+    ) -> dict[str, dict[str, list[Any]]]:
+        if not spaces and info.data.get("trials"):
+            raise ValueError("is empty: name what is searched, or set tune.trials to 0")
         for name, space in spaces.items():
             if len(space) != 1:
                 raise ValueError(f"{name} must have exactly one of choice, uniform, loguniform, got {sorted(space)}")

@@ -128,8 +128,12 @@ _MISSING = _Missing()
 
 def _at(metrics: Mapping[str, Any], name: str) -> Any:
     value: Any = metrics
-    for key in name.split("."):
-        if not isinstance(value, Mapping) or key not in value:
+    while name:
+        if not isinstance(value, Mapping):
+            return _MISSING
+        # The name of a class may hold dots of its own.
+        key, _, name = (name, "", "") if name in value else name.partition(".")
+        if key not in value:
             return _MISSING
         value = value[key]
     return _MISSING if isinstance(value, Mapping) else value

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Paths:
 
     root: Path  # the project's folder
     out: Path  # becomes results/<stage>/ when the stage has succeeded
+    finished: list[Callable[[], None]] = field(default_factory=list)  # called when it has
 
     def of(self, stage: str) -> Path:
         """What another stage has written."""
@@ -55,14 +56,17 @@ def main(name: str, run: Callable[[config.Params, Paths], Summary]) -> None:
         signal.signal(signal.SIGTERM, terminated)
         _follow_dvc()
         with _alone(root, name), _whole_outputs(root, name) as out:
-            summary = run(params, Paths(root=root, out=out))
+            paths = Paths(root=root, out=out)
+            summary = run(params, paths)
+        for finish in paths.finished:
+            finish()
         said = "  ".join(f"{key} {value}" for key, value in summary.items())
         print(f"{name}: {said}  ({clock(time.monotonic() - started)})", flush=True)
     except MasklineError as error:
         print(f"{name}: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; nothing was written to results/{name}", file=sys.stderr)
+        print(f"{name}: interrupted; results/{name} is not to be used", file=sys.stderr)
         code = 128 + stopped_by
     except Exception:
         traceback.print_exc()
@@ -110,7 +114,8 @@ def _whole_outputs(root: Path, name: str) -> Iterator[Path]:
     try:
         yield beside
         final.mkdir(exist_ok=True)
-        for entry in sorted(beside.iterdir()):
+        # Data first, what describes it last: whoever finds a manifest finds all that it names.
+        for entry in sorted(beside.iterdir(), key=lambda e: (e.suffix == ".json", e.name)):
             files.remove(final / entry.name)
             entry.replace(final / entry.name)
     finally:

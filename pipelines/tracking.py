@@ -41,7 +41,7 @@ SETTINGS = {
 def uri(root: Path) -> str:
     """Where runs and the registry are: $MLFLOW_TRACKING_URI, else a database in the project's folder.
 
-    Always absolute: Ray's workers and DVC's experiments run in other folders.
+    Always absolute: Ray's workers run in other folders.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/:].*)", given)

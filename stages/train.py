@@ -4,10 +4,14 @@ Reads results/ingest, results/tune/best.yaml (merged over params.yaml) and the s
 Writes model.safetensors and model.json (the epoch that did best on the validation split) and history.csv.
 """
 
+from functools import partial
+
 from pipelines import config, files, stage
 from pipelines.config import HEADLINE, Params
 from pipelines.progress import Progress
 from pipelines.stage import Paths, Summary
+
+KEPT = 3  # interrupted runs that can be resumed
 
 
 def run(params: Params, paths: Paths) -> Summary:
@@ -15,14 +19,16 @@ def run(params: Params, paths: Paths) -> Summary:
     from pipelines.training import distributed
     from pipelines.training.cluster import cluster, use_gpu
     from pipelines.training.events import Event, EventLog, Follower
-    from pipelines.training.fingerprint import fingerprint
+    from pipelines.training.fingerprint import fingerprint, with_absolute_weights
     from pipelines.training.monitor import Monitor
 
     raw = config.with_overrides(config.read(paths.root / "params.yaml"), paths.of("tune") / "best.yaml")
     params = config.parse(raw, "params.yaml with results/tune/best.yaml over it")
     data, epochs, metric = paths.of("ingest"), params.train.epochs, HEADLINE[params.task]
+    raw = with_absolute_weights(raw, paths.root)
     known_by = fingerprint(raw, read_manifest(data).hash)
     state = paths.runs / f"train-{known_by[:16]}"
+    files.keep_newest(paths.runs, "train-*", KEPT)
     progress, best = Progress("train", 0, "steps"), [0.0]
 
     def told(event: Event) -> None:
@@ -44,12 +50,14 @@ def run(params: Params, paths: Paths) -> Summary:
         Follower(events.path, told),
     ):
         events.mark("Ray started")
-        distributed.train(raw, data=data, state=state, fingerprint=known_by, gpu=use_gpu(params.train.device))
+        distributed.train(
+            raw, data=data, state=state, fingerprint=known_by, gpu=use_gpu(params.train.device, params.train.workers)
+        )
         from pipelines.training import result  # needs torch and all of the loop, which training did not wait for
 
         description = result.take(state, paths.out)
         monitor.tag({"maskline.weights": description["weights"]["sha256"]})
-    files.remove(state)
+    paths.finished.append(partial(files.remove, state))
     return {
         "best epoch": f"{description['epoch'] + 1} of {epochs}",
         f"val {metric}": f"{description['metrics'][f'val_{metric}']:.3f}",

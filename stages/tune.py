@@ -24,10 +24,10 @@ def run(params: Params, paths: Paths) -> Summary:
     from pipelines.data.shards import read_manifest
     from pipelines.training import search
     from pipelines.training.cluster import cluster
-    from pipelines.training.fingerprint import fingerprint
+    from pipelines.training.fingerprint import fingerprint, with_absolute_weights
     from pipelines.training.monitor import Monitor
 
-    raw = config.read(paths.root / "params.yaml")
+    raw = with_absolute_weights(config.read(paths.root / "params.yaml"), paths.root)
     known_by = fingerprint(raw, read_manifest(paths.of("ingest")).hash)
     state = paths.runs / f"tune-{known_by[:16]}"
     files.remove(state)

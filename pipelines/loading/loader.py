@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.data.shards import ShardReader
@@ -60,6 +61,7 @@ def training_loader(
         batch_sampler=batches,
         collate_fn=partial(_collate, stride=stride),
         num_workers=workers,
+        generator=torch.Generator(),  # its own: the model draws from the global one, whatever the number of workers
         timeout=WORKER_TIMEOUT if workers else 0,
         multiprocessing_context="forkserver" if workers else None,
         persistent_workers=workers > 0,  # starting them takes seconds, and an epoch may take fewer

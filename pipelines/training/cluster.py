@@ -4,10 +4,12 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipelines.environment import DEFAULTS
 from pipelines.errors import ConfigError, RunError
 
 CODE = str(Path(__file__).resolve().parents[2])  # what workers import the project from
@@ -17,10 +19,13 @@ OBJECT_STORE = 100 * 1024**2  # bytes: nothing large travels through it, shards 
 @contextmanager
 def cluster(*, cpus: int) -> Iterator[None]:
     """A Ray with `cpus` CPU tokens (tokens, not cores: a worker group never waits for one that is not there)."""
-    import ray
-
     if address := os.environ.get("RAY_ADDRESS"):
         _check_reachable(address)
+    else:
+        # A Ray of our own serves this machine alone: without this it listens on every interface.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
     own = {} if address else {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     python_path = os.pathsep.join(filter(None, [CODE, os.environ.get("PYTHONPATH")]))
     terminated = signal.getsignal(signal.SIGTERM)
@@ -29,7 +34,8 @@ def cluster(*, cpus: int) -> Iterator[None]:
             address=address or "local",
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"PYTHONPATH": python_path}},
+            # A cluster that was started elsewhere knows nothing of our settings.
+            runtime_env={"env_vars": {**{k: os.environ[k] for k in DEFAULTS}, "PYTHONPATH": python_path}},
             **own,
         )
     except Exception as error:  # Ray raises bare Exceptions here
@@ -56,11 +62,34 @@ def _check_reachable(address: str) -> None:
             ) from None
 
 
-def use_gpu(device: str) -> bool:
-    """What `train.device` means on this cluster; asked of Ray, so that the driver need not import torch."""
+def use_gpu(device: str, workers: int) -> bool:
+    """What `train.device` means on this cluster for so many processes; asked of Ray, so that the driver need not import
+    torch. A worker has a GPU of its own: Ray would wait for ever for one that is not there."""
     import ray
 
-    found = ray.cluster_resources().get("GPU", 0) > 0
-    if device == "cuda" and not found:
-        raise ConfigError("train.device is cuda and the cluster has no GPU", do="set train.device to auto or cpu")
-    return found and device != "cpu"
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if device == "cuda" and gpus < workers:
+        raise ConfigError(
+            f"train.device is cuda, and the cluster has {gpus} GPUs for {workers} workers",
+            do=f"set train.workers to {gpus}" if gpus else "set train.device to auto or cpu",
+        )
+    if device == "auto" and 0 < gpus < workers:
+        print(
+            f"{gpus} GPUs for {workers} workers: training on the CPU; train.workers: {gpus} uses them", file=sys.stderr
+        )
+    return device != "cpu" and gpus >= workers
+
+
+def check_cpus(workers: int) -> None:
+    """Refuse what the cluster cannot hold."""
+    import ray
+
+    if (cpus := int(ray.cluster_resources().get("CPU", 0))) < workers:
+        raise ConfigError(f"the cluster has {cpus} CPUs for {workers} workers", do=f"set train.workers to {cpus}")
+
+
+def largest_node() -> int:
+    """The CPUs of the largest node: more than these no single process can be given."""
+    import ray
+
+    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])

@@ -10,10 +10,11 @@ from typing import Any
 
 from pipelines import config
 from pipelines.errors import MasklineError, RunError
+from pipelines.training.cluster import check_cpus
 
 
 def train(raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, gpu: bool) -> None:
-    """Run the job to its end; `result.folder(state)` then holds the model. Ray must be up."""
+    """Run the job to its end; `result.take(state, ...)` then has the model. Ray must be up."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -23,6 +24,7 @@ def train(raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, gpu
 
     params = config.parse(raw)
     workers = params.train.workers
+    check_cpus(workers)
     for attempt in range(params.train.max_failures + 1):
         trainer = Trainer(
             _worker,
@@ -39,6 +41,7 @@ def train(raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, gpu
                 name=f"attempt-{attempt}",
                 storage_path=str(state / "ray"),
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+                failure_config=ray.train.FailureConfig(controller_failure_limit=0),
             ),
         )
         try:
@@ -56,6 +59,8 @@ def train(raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, gpu
                 flush=True,
             )
             last = error
+        except ray.train.TrainingFailedError as error:
+            raise RunError(f"Ray could not run the workers: {_first_line(error)}\n{_last_line(error)}") from error
     raise RunError(
         f"a worker was lost {params.train.max_failures + 1} times, last: {_first_line(last.worker_failures[lost[0]])}\n"
         "do: look for memory or disk running out on the node; `dvc repro train` goes on from the last checkpoint"
@@ -110,3 +115,7 @@ def _root_cause(failures: dict[int, Exception]) -> Exception:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import files
+from pipelines.config import HEADLINE, merge
+from pipelines.errors import ConfigError
 
 CODE = Path(__file__).resolve().parents[1]
 # What in it a model follows from.
@@ -14,6 +16,21 @@ def fingerprint(raw: dict[str, Any], dataset: str) -> str:
     """Of everything that training follows from: parameters, data, code. What was begun under another fingerprint is
     never resumed."""
     sections = {name: raw[name] for name in ("task", "seed", "model", "loss", "train")}
+    # How often to try again, and how many processes load, change no weight: an interrupted run may be given more.
+    sections["train"] = {k: v for k, v in raw["train"].items() if k not in ("max_failures", "loader_workers")}
+    weights = Path(raw["model"]["weights"])
+    initial = files.sha256(weights) if weights.is_file() else ""
     paths = [path.relative_to(CODE) for path in CODE.rglob("*.py")]
     code = {str(path): files.sha256(CODE / path) for path in paths if path.parts[0] in ROOMS}
-    return files.digest(sections, dataset, code)
+    return files.digest(sections, dataset, code, initial, HEADLINE[raw["task"]])
+
+
+def with_absolute_weights(raw: dict[str, Any], root: Path) -> dict[str, Any]:
+    """`model.weights` as workers find it, which run in folders of their own; a file that is missing is refused here."""
+    weights = raw["model"]["weights"]
+    if weights in ("none", "imagenet"):
+        return raw
+    path = (root / weights).resolve()
+    if not path.is_file():
+        raise ConfigError(f"model.weights: there is no file {path}", do="name one, or say none or imagenet")
+    return merge(raw, {"model.weights": str(path)})

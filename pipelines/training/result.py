@@ -45,7 +45,7 @@ def write(job: Job, *, raw: dict[str, Any], fingerprint: str) -> None:
             "std": manifest.std,
             "dataset": {"name": manifest.name, "hash": manifest.hash},
             "fingerprint": fingerprint,
-            "parameters": raw,
+            "parameters": {name: raw[name] for name in ("task", "seed", "dataset", "model", "loss", "train")},
             "epoch": state["epoch"],
             "metrics": {name: value for name, value in best.items() if name.startswith("val_")},
         },
@@ -53,7 +53,9 @@ def write(job: Job, *, raw: dict[str, Any], fingerprint: str) -> None:
 
 
 def write_history(path: Path, rows: list[Row]) -> None:
+    """Without the times (MLflow has them): the same training leaves the same file."""
+    fields = [name for name in rows[0] if name not in ("seconds", "images_per_second")]
     with files.replacing(path) as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=fields, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

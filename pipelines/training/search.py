@@ -14,8 +14,8 @@ from typing import Any
 
 from pipelines import config
 from pipelines.config import HEADLINE
-from pipelines.errors import MasklineError, RunError
-from pipelines.training.cluster import use_gpu
+from pipelines.errors import InputError, MasklineError, RunError
+from pipelines.training.cluster import largest_node, use_gpu
 
 WORST = -1.0  # below every metric
 
@@ -32,7 +32,7 @@ class Trial:
 
 
 def candidates(raw: Mapping[str, Any], space: Mapping[str, Any], *, trials: int, seed: int) -> list[dict[str, Any]]:
-    """The first is params.yaml itself, so that a search never ends with something worse than it was given."""
+    """The first is params.yaml itself: what it was given is held against what was drawn."""
     import numpy as np
     from ray import tune
 
@@ -66,8 +66,8 @@ def search(
     from pipelines.training.halving import SuccessiveHalving
 
     params = config.parse(raw)
-    settings, gpu = params.tune, use_gpu(params.train.device)
-    share = {"cpu": max(1, int(ray.cluster_resources()["CPU"]) // settings.concurrent)}
+    settings, gpu = params.tune, use_gpu(params.train.device, workers=1)
+    share = {"cpu": max(1, min(largest_node(), int(ray.cluster_resources()["CPU"]) // settings.concurrent))}
     if gpu:
         share["gpu"] = min(1.0, ray.cluster_resources()["GPU"] / settings.concurrent)
 
@@ -102,8 +102,12 @@ def search(
             failure_config=tune.FailureConfig(max_failures=1),
         ),
     )
-    outcomes = [_outcome(result, drawn) for result in tuner.fit()]
-    return sorted(outcomes, key=lambda t: t.number)
+    results = tuner.fit()
+    for result in results:
+        # Wrong in params.yaml itself, or in the data: no parameters that are drawn would mend it.
+        if result.config["trial"] == 0 and (text := (result.metrics or {}).get("wrong_input")):
+            raise InputError(text)
+    return sorted((_outcome(result, drawn) for result in results), key=lambda t: t.number)
 
 
 def _outcome(result: Any, drawn: list[dict[str, Any]]) -> Trial:
@@ -158,4 +162,5 @@ def _trial(
         fit(Job(params=params, data=Path(data), state=Path(state) / f"trial-{number}"), group, on_epoch)
     except MasklineError as error:
         # Where these parameters lead is a result, and the worst: to try again would change nothing.
-        report(score=WORST, failure=str(error).splitlines()[0])
+        wrong_input = str(error) if isinstance(error, InputError) else ""
+        report(score=WORST, failure=str(error).splitlines()[0], wrong_input=wrong_input)

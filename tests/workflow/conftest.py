@@ -50,12 +50,11 @@ class Project:
         return done
 
     def start(self, *command: str) -> subprocess.Popen[str]:
-        pipe = subprocess.PIPE
         return subprocess.Popen(
             command,
             cwd=self.root,
             env=self.env,
-            stdout=pipe,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,

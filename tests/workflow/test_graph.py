@@ -45,7 +45,8 @@ def test_one_name_everywhere() -> None:
     assert set(SECTIONS.values()) == SHARED | set(STAGES)
     for stage, row in GRAPH.items():
         assert row["cmd"] == f"python -m stages.{stage}"
-        assert all(out.startswith(f"results/{stage}/") for out in row["outs"] + row.get("metrics", []))
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in row["outs"] + row.get("metrics", [])]
+        assert all(out.startswith(f"results/{stage}/") for out in outs)
 
 
 @pytest.mark.parametrize("stage", STAGES)

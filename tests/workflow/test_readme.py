@@ -62,6 +62,10 @@ def test_tables_name_what_there_is() -> None:
     assert set(rows) == names
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert "@@" not in README
+
+
 @pytest.mark.slow
 def test_commands_run(clone) -> None:
     """In the README's order, with small parameters; `make` and `source` belong to the machine, not to the project."""
