@@ -116,11 +116,11 @@ FAILURES = {
     ),
     "failed run": ("raise RunError('a worker was lost')", 1, "train: a worker was lost\n"),
     "bug": ("1 / 0", 1, "ZeroDivisionError: division by zero\ntrain: failed; this is a bug in"),
-    "interrupt": ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", 130, "train: interrupted; nothing was writ"),
+    "interrupt": ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", 130, "train: interrupted; results/train is"),
     "termination": (
         "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
         143,
-        "train: interrupted; nothing was writ",
+        "train: interrupted; results/train is",
     ),
 }
 

@@ -88,8 +88,7 @@ class Statistics:
             return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         sums, squares = self.train_sums.tolist()
         # n * squares - sum^2 in Python's unbounded integers: no cancellation, whatever the size of the dataset.
-        # A channel that is the same everywhere (two-channel microscopy stored as RGB) must not be divided by 0.
-        deviations = [max((n * q - s * s) ** 0.5 / n, 1.0) / 255 for s, q in zip(sums, squares, strict=True)]
+        deviations = [(n * q - s * s) ** 0.5 / n / 255 for s, q in zip(sums, squares, strict=True)]
         return _three([s / n / 255 for s in sums]), _three(deviations)
 
 

@@ -81,6 +81,8 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Channels last in memory: convolutions are a fifth faster so on CPU, and tensor cores want it.
     """
+    # A channel that is the same everywhere (two-channel microscopy stored as RGB) must not be divided by 0.
+    std = [max(s, 1 / 255) for s in std]
     scale = images.new_tensor([255.0 * s for s in std], dtype=torch.float32).view(1, -1, 1, 1)
     shift = images.new_tensor([m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32).view(1, -1, 1, 1)
     return (images / scale - shift).contiguous(memory_format=torch.channels_last)

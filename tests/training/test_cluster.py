@@ -4,20 +4,36 @@ import signal
 import socket
 import time
 
+import psutil
 import pytest
 import torch
 
 from pipelines.errors import ConfigError, RunError
-from pipelines.training.cluster import cluster, use_gpu
+from pipelines.training.cluster import check_cpus, cluster, use_gpu
 
 
 def test_without_a_gpu_none_is_used_and_none_can_be_demanded(ray):
     if torch.cuda.is_available():
         pytest.skip("there is one here")
-    assert not use_gpu("auto")
-    assert not use_gpu("cpu")
-    with pytest.raises(ConfigError, match=r"train\.device is cuda and the cluster has no GPU"):
-        use_gpu("cuda")
+    assert not use_gpu("auto", 1)
+    assert not use_gpu("cpu", 1)
+    with pytest.raises(ConfigError, match=r"train\.device is cuda, and the cluster has 0 GPUs for 2 workers"):
+        use_gpu("cuda", 2)
+
+
+def test_more_workers_than_the_cluster_holds_are_refused(ray):
+    """Ray would wait for ever, without a word."""
+    with pytest.raises(ConfigError, match=r"CPUs for 999 workers\n.*set train\.workers to \d+"):
+        check_cpus(999)
+
+
+def test_ray_listens_on_loopback_only(ray):
+    """What it runs is code: nobody else on the network may ask it to."""
+    process = psutil.Process()
+    mine = [process, *process.children(recursive=True)]
+    listening = [c.laddr.ip for p in mine for c in p.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+    assert listening
+    assert all(ip.removeprefix("::ffff:") in ("127.0.0.1", "::1") for ip in listening), listening
 
 
 def test_ray_leaves_the_end_of_a_stage_to_the_stage(ray):

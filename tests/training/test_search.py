@@ -82,7 +82,7 @@ def run(ray: None, small: Callable[..., dict[str, Any]], dataset: Path, tmp_path
     searches: list[Path] = []
 
     def start(drawn: list[dict[str, Any]], changes: dict[str, Any]) -> tuple[list[Trial], list[tuple[int, int]]]:
-        settings = {"tune.grace_epochs": 1, "tune.reduction_factor": 2, "tune.concurrent": 2, "tune.space": {}}
+        settings = {"tune.grace_epochs": 1, "tune.reduction_factor": 2, "tune.concurrent": 2}
         raw = small("semantic", {**settings, "tune.trials": len(drawn), **changes})
         searches.append(tmp_path / str(len(searches)))
         told: list[tuple[int, int]] = []
