@@ -50,7 +50,7 @@ def train(raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, gpu
         except ray.train.WorkerGroupError as error:
             lost = _lost(error.worker_failures)
             if not lost:
-                raise _root_cause(error.worker_failures) from error
+                raise _root_cause(error) from error
             left = params.train.max_failures - attempt
             print(
                 f"train: lost worker {', '.join(map(str, lost))}: {_first_line(error.worker_failures[lost[0]])}; "
@@ -105,12 +105,13 @@ def _lost(failures: dict[int, Exception]) -> list[int]:
     return [rank for rank, error in failures.items() if isinstance(error, gone)]
 
 
-def _root_cause(failures: dict[int, Exception]) -> Exception:
-    """Our own error first, then any that is not a collective that broke because another rank had stopped."""
-    errors = sorted(failures.items())
+def _root_cause(group: Any) -> Exception:
+    """Our own error first, then any that is not a collective that broke because another rank had stopped. What is no
+    error of ours is a bug, and comes with its traceback."""
+    errors = sorted(group.worker_failures.items())
     ours = [e for _, e in errors if isinstance(e, MasklineError)]
     others = [(r, e) for r, e in errors if "gloo" not in str(e) and "NCCL" not in str(e)] or errors
-    return ours[0] if ours else RunError(f"training failed on rank {others[0][0]}: {others[0][1]!r}")
+    return ours[0] if ours else RunError(f"training failed on rank {others[0][0]}: {others[0][1]!r}\n{group}")
 
 
 def _first_line(error: Exception) -> str:
