@@ -43,9 +43,9 @@ def run(params: Params, paths: Paths) -> Summary:
     tags = {"maskline.stage": "train", "maskline.fingerprint": known_by}
     events = EventLog(state / "events.jsonl")
     events.mark("parameters read")
-    with (
-        Monitor(paths.root, name="train", params=raw, tags=tags) as monitor,
+    with (  # the monitor ends before Ray does, as in `tune`
         cluster(cpus=params.train.workers),
+        Monitor(paths.root, name="train", params=raw, tags=tags) as monitor,
         progress,
         Follower(events.path, told),
     ):

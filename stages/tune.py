@@ -47,9 +47,14 @@ def run(params: Params, paths: Paths) -> Summary:
 
     tags = {"maskline.stage": "tune", "maskline.fingerprint": known_by}
     children = {f"trial-{number}": values for number, values in enumerate(drawn)}
-    with Monitor(paths.root, name="tune", params=raw, tags=tags, children=children) as monitor, progress:
-        with cluster(cpus=settings.concurrent):
-            trials = search.search(raw, drawn, data=paths.of("ingest"), state=state, on_result=told)
+    # The monitor ends before Ray does: a thread that still imports or opens a database while Ray shuts down can take
+    # the process with it, without a word.
+    with (
+        cluster(cpus=settings.concurrent),
+        Monitor(paths.root, name="tune", params=raw, tags=tags, children=children) as monitor,
+        progress,
+    ):
+        trials = search.search(raw, drawn, data=paths.of("ingest"), state=state, on_result=told)
         winner = search.best(trials)
         monitor.metrics({f"best_{metric}": winner.score or 0.0}, step=0)
     write(paths.out, winner.values, trials)

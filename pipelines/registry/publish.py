@@ -78,6 +78,8 @@ def write(
         )
     finally:
         files.remove(here.parent)
+    for bytecode in list(folder.rglob("__pycache__")):
+        files.remove(bytecode)
     files.write_text(folder / CARD, card)
 
 
