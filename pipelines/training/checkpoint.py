@@ -74,9 +74,6 @@ class Checkpoints:
         """The whole state with the highest score; the earlier one where two are equal."""
         return self._first_whole(sorted(self.entries(), key=lambda e: (-e.score, e.epoch)))
 
-    def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _first_whole(self, entries: list[Entry]) -> dict[str, Any] | None:
         for entry in entries:
             state = entry.path / STATE

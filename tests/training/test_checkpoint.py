@@ -39,7 +39,6 @@ def test_a_state_comes_back_as_it_was(tmp_path):
 def test_without_any_there_is_none(tmp_path):
     checkpoints = Checkpoints(tmp_path / "absent")
     assert (checkpoints.last(), checkpoints.best(), checkpoints.entries()) == (None, None, [])
-    checkpoints.clear()
 
 
 @pytest.mark.parametrize(
@@ -144,9 +143,3 @@ def test_nothing_but_plain_values_is_loaded(tmp_path):
     checkpoints.save(0, 0.1, {"path": tmp_path})
     with pytest.raises(UnpicklingError, match="Weights only load failed"):
         checkpoints.last()
-
-
-def test_clearing_leaves_nothing(tmp_path):
-    checkpoints = filled(tmp_path / "folder", [0.1])
-    checkpoints.clear()
-    assert not (tmp_path / "folder").exists()
