@@ -1,17 +1,23 @@
-"""One record as one Arrow row, both ways. Images stay encoded, semantic maps are lz4, run lengths are integers."""
+"""One record as one Arrow row, both ways. Images stay encoded, semantic maps are lz4, run lengths are integers.
+
+`storage="decoded"` keeps raw pixels instead: some ten times the size, and a crop then reads only the rows of pixels
+that it needs.
+"""
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from pipelines.data.faults import Fault
 from pipelines.data.schema import Record, Segment
-from pipelines.data.statistics import Measures, measure
+from pipelines.data.statistics import Measures, decode, measure
 
-VERSION = 1
+VERSION = 2
 CODEC = "lz4"
+Storage = Literal["encoded", "decoded"]
 
 SEGMENT = pa.struct(
     {
@@ -31,8 +37,11 @@ SCHEMA = pa.schema(
         "height": pa.int32(),
         "width": pa.int32(),
         "image_sha256": pa.string(),
-        "semantic": pa.binary(),
+        "semantic": pa.large_binary(),  # lz4, or as it is beside a raw image
         "segments": pa.list_(SEGMENT),
+        "mended": pa.list_(pa.struct({"kind": pa.string(), "file": pa.string(), "reason": pa.string()})),
+        "pixels": pa.list_(pa.struct({"value": pa.int32(), "count": pa.int64()})),  # of each value in the semantic map
+        "sums": pa.list_(pa.int64(), 6),  # of R, G, B and of their squares
     },
     metadata={"maskline": str(VERSION), "semantic": CODEC},
 )
@@ -51,20 +60,30 @@ class Row:
         return len(self.values["image"]) + len(self.values["semantic"]) + counts
 
 
-def encode(record: Record) -> Row:
+def encode(record: Record, storage: Storage = "encoded") -> Row:
+    measures = measure(record)
+    image, image_format = record.image, record.format
+    semantic: Any = np.ascontiguousarray(record.semantic)
+    if storage == "decoded":
+        image, image_format = np.ascontiguousarray(decode(record)).tobytes(), "raw"
+    semantic = semantic.tobytes() if image_format == "raw" else pa.compress(semantic, codec=CODEC, asbytes=True)
+    seen = np.flatnonzero(measures.pixels)
     return Row(
         values={
             "id": record.id,
             "split": record.split,
-            "image": record.image,
-            "image_format": record.format,
+            "image": image,
+            "image_format": image_format,
             "height": record.height,
             "width": record.width,
-            "image_sha256": hashlib.sha256(record.image).hexdigest(),
-            "semantic": pa.compress(np.ascontiguousarray(record.semantic), codec=CODEC, asbytes=True),
+            "image_sha256": hashlib.sha256(image).hexdigest(),
+            "semantic": semantic,
             "segments": [{name: getattr(s, name) for name in SEGMENT.names} for s in record.segments],
+            "mended": [{"kind": f.kind, "file": f.file, "reason": f.reason} for f in record.mended],
+            "pixels": [{"value": k, "count": n} for k, n in zip(seen.tolist(), measures.pixels[seen].tolist(), strict=True)],
+            "sums": measures.sums.ravel().tolist(),
         },
-        measures=measure(record),
+        measures=measures,
     )
 
 
@@ -86,17 +105,36 @@ class RowViews:
         def value(name: str) -> Any:
             return self.columns[name][i].as_py()
 
-        height, width = value("height"), value("width")
-        semantic = pa.decompress(self.columns["semantic"][i].as_buffer(), height * width, CODEC)
+        height, width, image_format = value("height"), value("width"), value("image_format")
+        semantic = self.columns["semantic"][i].as_buffer()
+        if image_format != "raw":
+            semantic = pa.decompress(semantic, height * width, CODEC)
+        identity = value("id")
         return Record(
-            id=value("id"),
+            id=identity,
             split=value("split"),
-            image=value("image"),
-            format=value("image_format"),
+            image=memoryview(self.columns["image"][i].as_buffer()).cast("B"),
+            format=image_format,
             height=height,
             width=width,
             semantic=np.frombuffer(semantic, np.uint8).reshape(height, width),
             segments=tuple(self._segment(k) for k in range(self.first[i], self.first[i + 1])),
+            mended=tuple(Fault(**fault, item=identity) for fault in value("mended")),
+        )
+
+    def measures(self, i: int) -> Measures:
+        """As `statistics.measure` gave them when the row was made."""
+        pixels, sums = np.zeros(256, np.int64), np.array(self.columns["sums"][i].as_py(), np.int64).reshape(2, 3)
+        for entry in self.columns["pixels"][i].as_py():
+            pixels[entry["value"]] = entry["count"]
+        mine = slice(self.first[i], self.first[i + 1])
+        whole = self.category[mine][~self.iscrowd[mine]]
+        return Measures(
+            split=self.columns["split"][i].as_py(),
+            size=(self.columns["height"][i].as_py(), self.columns["width"][i].as_py()),
+            pixels=pixels,
+            instances=np.bincount(whole, minlength=256).astype(np.int64),
+            sums=sums,
         )
 
     def _segment(self, k: int) -> Segment:

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pipelines.data.faults import Fault
+
 IGNORE = 255  # the value of ignored (void) pixels in every semantic map; class ids are 0..254
 SPLITS = ("train", "val", "test")
 Split = Literal["train", "val", "test"]
@@ -38,18 +40,20 @@ class Segment:
 class Record:
     """One image with all that is known of it.
 
-    Segments may overlap each other (as COCO's do); where they do not, painting them over the semantic map's stuff
-    gives the panoptic map (`pipelines.data.panoptic`).
+    Segments may overlap each other (as COCO's do), the one in front first; where they do not, painting them over the
+    semantic map's stuff gives the panoptic map (`pipelines.data.panoptic`).
     """
 
     id: str  # unique in the dataset: the path within it, without suffix, for published formats
     split: Split
-    image: bytes  # encoded, as published wherever it can be used as it is
-    format: str  # "png" or "jpeg"
+    image: bytes | memoryview  # encoded, as published wherever it can be used as it is; or decoded, uint8[h, w, 3]
+    format: str  # "png", "jpeg", or "raw" for decoded RGB
     height: int
     width: int
     semantic: np.ndarray  # uint8[height, width]: class ids, IGNORE where nothing is known
     segments: tuple[Segment, ...] = ()
+    mended: tuple[Fault, ...] = ()  # what was changed while it was read
+    pixels: np.ndarray | None = None  # uint8[height, width, 3] RGB, where whoever made the record has decoded it
 
     def __post_init__(self) -> None:
         if self.semantic.shape != (self.height, self.width) or self.semantic.dtype != np.uint8:

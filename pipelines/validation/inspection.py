@@ -68,7 +68,7 @@ def _hash(array: np.ndarray) -> bytes:
 def _describe(record: Record, picture: np.ndarray | None, counts: np.ndarray, classes: tuple[ClassInfo, ...]) -> Row:
     height, width = (record.height, record.width) if picture is None else picture.shape[:2]
     undeclared = [i for i in np.flatnonzero(counts).tolist() if len(classes) <= i != IGNORE]
-    content = [name for name, start in SIGNATURES.items() if record.image.startswith(start)]
+    content = [name for name, start in SIGNATURES.items() if bytes(record.image[:8]).startswith(start)]
     return {
         "id": record.id,
         "split": record.split,
