@@ -4,13 +4,15 @@ Runs inside the processes of `pipelines.data.parallel`, which bound its memory a
 accepts is stored in shards as bytes with a hash, so later readers may use whatever decodes fastest.
 
 Images are kept as published where every decoder gives the same RGB pixels: 8-bit RGB JPEG and PNG that no EXIF tag
-turns. All others become an RGB PNG by these rules: 16-bit values keep their high byte, alpha is dropped, grey is
-repeated, palettes and CMYK are converted as Pillow does. Where EXIF turns the image, the mask's size says whether the
-annotator saw it turned. Masks are never converted: colours are not class ids.
+turns. All others become an RGB PNG by these rules: 16-bit values keep the high 8 of their significant bits, alpha is
+dropped, grey is repeated, palettes and CMYK are converted as Pillow does. Where EXIF turns the image, the mask's size
+says whether the annotator saw it turned. Masks are never converted: colours are not class ids.
 """
 
+import hashlib
 import io
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +20,54 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from pipelines.errors import DataError
+from pipelines.data.faults import FaultError
 
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 1 << 26  # 67 million: 8192 x 8192
 CONVERTIBLE = {"RGB", "RGBA", "RGBX", "L", "LA", "1", "P", "PA", "CMYK", "YCbCr"}
 SIXTEEN_BIT = {"I;16", "I;16B", "I;16L"}
+# What becomes of modes other than RGB.
+CHANGED = {
+    "RGBA": ("alpha", "alpha dropped"),
+    "RGBX": ("alpha", "fourth channel dropped"),
+    "LA": ("alpha", "alpha dropped, grey repeated over three channels"),
+    "PA": ("palette", "palette turned into RGB, alpha dropped"),
+    "P": ("palette", "palette turned into RGB"),
+    "L": ("greyscale", "grey repeated over three channels"),
+    "1": ("greyscale", "black and white repeated over three channels"),
+    "CMYK": ("cmyk", "CMYK turned into RGB"),
+    "YCbCr": ("container", "YCbCr turned into RGB"),
+}
+SUFFIXES = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".jpg", ".jpeg", ".mpo"),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
 MAGIC = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
-# EXIF's orientations that exchange height and width, and what sets them upright.
-QUARTER_TURNS = {
+# EXIF's orientations, and what sets each upright; from 5 on they exchange height and width.
+QUARTER_TURNS = (5, 6, 7, 8)
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE,
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fitted:
+    """An image as its record holds it."""
+
+    data: bytes
+    format: str  # "png" or "jpeg"
+    pixels: np.ndarray  # uint8[h, w, 3] RGB
+    changes: tuple[tuple[str, str], ...]  # kind of fault, what was done
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,23 +77,73 @@ class Picture:
     published: bytes
     pixels: Image.Image
     orientation: int  # EXIF's 1..8; 1, upright, where there is none
+    depth: int = 16  # significant bits, where it has 16
+    suffix: str = ""  # of its file
 
-    def fitting(self, height: int, width: int) -> tuple[bytes, str]:
-        """Encoded bytes and their format, "png" or "jpeg", in the orientation that fits a mask of this size."""
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Height and width as a viewer shows it."""
+        width, height = self.pixels.size
+        return (width, height) if self.orientation in QUARTER_TURNS else (height, width)
+
+    def fitting(self, height: int, width: int, *, turned: bool | None = None) -> Fitted:
+        """The image in the orientation that fits labels of this size. `turned` says what the annotator saw, where the
+        format says it: the image as EXIF turns it, or as it is stored."""
         size = self.pixels.size
-        stored = size == (width, height)
-        upright = (size[::-1] if self.orientation in QUARTER_TURNS else size) == (width, height)
+        stored = size == (width, height) and turned is not True
+        upright = self.upright == (height, width) and turned is not False
         if not stored and not upright:
-            raise DataError(f"mask {width}x{height}, image {size[0]}x{size[1]}")
+            raise FaultError("size-mismatch", f"mask {width}x{height}, image {size[0]}x{size[1]}")
         if self.orientation > 1 and stored and upright:
-            raise DataError(
+            raise FaultError(
+                "orientation-ambiguous",
                 f"orientation ambiguous: EXIF orientation {self.orientation}, and the mask fits the image turned or "
-                "not; turn the pixels and remove the tag"
+                "not; turn the pixels and remove the tag",
             )
+        changes = list(self._changes(turn=not stored))
         if self._usable:
-            return self.published, "png" if self.pixels.format == "PNG" else "jpeg"
-        pixels = to_rgb(self.pixels)
-        return _png(pixels if stored else pixels.transpose(QUARTER_TURNS[self.orientation])), "png"
+            data, name = self.published, "png" if self.pixels.format == "PNG" else "jpeg"
+            return Fitted(data=data, format=name, pixels=np.asarray(self.pixels), changes=tuple(changes))
+        pixels = to_rgb(self.pixels, depth=self.depth)
+        if not stored and self.orientation > 1:
+            pixels = pixels.transpose(TURNS[self.orientation])
+        return Fitted(data=_png(pixels), format="png", pixels=np.asarray(pixels), changes=tuple(changes))
+
+    def fitted(self, *, turned: bool = True) -> Fitted:
+        """The image where nothing but the image says its size: upright, as every viewer shows it, or as stored."""
+        height, width = self.upright if turned else self.pixels.size[::-1]
+        return self.fitting(height, width, turned=turned)
+
+    def _changes(self, *, turn: bool) -> Iterator[tuple[str, str]]:
+        kind = str(self.pixels.format)
+        if self.orientation > 1:
+            how = "turned upright" if turn else "kept as stored, as its labels are"
+            yield "exif-rotation", f"EXIF orientation {self.orientation}: {how}"
+        mode = self.pixels.mode
+        if mode in SIXTEEN_BIT or self._deep:
+            yield "16-bit", self._scaling()
+        if mode in CHANGED:
+            yield CHANGED[mode]
+        if kind not in ("PNG", "JPEG", "MPO"):
+            yield "container", f"{kind} stored as PNG"
+        elif mode == "RGB" and self.orientation == 1 and not self._usable and not self._deep:
+            yield "container", f"{kind} that decoders turn differently, stored as PNG"
+        if self.suffix and self.suffix.lower() not in SUFFIXES.get(kind, ()):
+            yield "suffix", f"format {kind}, extension {self.suffix}"
+
+    @property
+    def _deep(self) -> bool:
+        """Colour of 16 bits per channel, of which Pillow hands out the high bytes."""
+        return self.pixels.format == "PNG" and _depth(self.published) == 16 and self.pixels.mode not in SIXTEEN_BIT
+
+    def _scaling(self) -> str:
+        if self._deep:
+            return "kept the high 8 bits of 16"
+        largest = int(np.asarray(self.pixels).max())
+        said = f"kept the high 8 bits of {self.depth}"
+        if largest < 1 << (self.depth - 2):
+            said += f"; its largest value is {largest}: dataset.depth {max(largest.bit_length(), 8)} would keep more"
+        return said
 
     @property
     def _usable(self) -> bool:
@@ -67,29 +153,53 @@ class Picture:
         return self.pixels.mode == "RGB" and eight and alike
 
 
-def image(data: bytes) -> Picture:
+def image(data: bytes, *, depth: int = 16, suffix: str = "") -> Picture:
     """Any allowed image, decoded to its last byte."""
     pixels = _load(data, IMAGE_FORMATS)
     if pixels.mode not in CONVERTIBLE | SIXTEEN_BIT:
-        raise DataError(f"mode {pixels.mode} has no declared range: convert it to 8 or 16 bits per channel")
-    return Picture(published=data, pixels=pixels, orientation=_orientation(pixels))
+        raise FaultError("depth", f"mode {pixels.mode} has no declared range: convert it to 8 or 16 bits per channel")
+    return Picture(published=data, pixels=pixels, orientation=_orientation(pixels), depth=depth, suffix=suffix)
 
 
 def mask(data: bytes) -> np.ndarray:
     """A PNG of indices (palette, grey of 1 to 16 bits) -> uint8 or uint16 [h, w], exactly the numbers in the file."""
     pixels = _load(data, ("PNG",))
     if pixels.mode not in {"P", "L", "1", "I;16"}:
-        raise DataError(f"colour mask needs colour map: mode {pixels.mode}, allowed: one channel of class ids")
+        raise FaultError(
+            "colour-mask", f"colour mask needs colour map: mode {pixels.mode}, allowed: one channel of class ids"
+        )
     spread = {2: 85, 4: 17}.get(_depth(data), 1) if pixels.mode == "L" else 1  # of 2 and 4 bits over 0..255
     indices: np.ndarray = np.array(pixels, np.uint16 if pixels.mode == "I;16" else np.uint8)
-    return indices // spread
+    return indices // spread if spread > 1 else indices
+
+
+def channels(data: bytes) -> int:
+    """1 for a PNG of grey values or palette indices (and whatever is no PNG), 3 for one of colours."""
+    return 3 if data.startswith(b"\x89PNG") and len(data) > 25 and data[25] in (2, 6) else 1
+
+
+def colors(data: bytes) -> np.ndarray:
+    """A PNG of colours (RGB, RGBA or palette) -> uint8[h, w, 3]: exactly the colours in the file, alpha left out."""
+    pixels = _load(data, ("PNG",))
+    if pixels.mode not in {"RGB", "RGBA", "P", "L", "1"} or _depth(data) > 8:
+        raise FaultError("colour-mask", f"a colour mask must be 8-bit RGB, got mode {pixels.mode}, {_depth(data)} bits")
+    if pixels.mode == "P":
+        pixels = pixels.convert("RGBA")
+    return np.array(pixels.convert("RGB"), np.uint8)
+
+
+def check_hash(data: bytes, sha256: str) -> None:
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise FaultError("source-hash", "sha256 mismatch: not the file that SHA256SUMS lists")
 
 
 def rgb_ids(data: bytes) -> np.ndarray:
     """COCO's panoptic PNG -> uint32[h, w]: R + 256 G + 256^2 B."""
     pixels = _load(data, ("PNG",))
     if pixels.mode != "RGB" or _depth(data) != 8:
-        raise DataError(f"a panoptic PNG must be 8-bit RGB, got mode {pixels.mode}, {_depth(data)} bits")
+        raise FaultError(
+            "colour-mask", f"a panoptic PNG must be 8-bit RGB, got mode {pixels.mode}, {_depth(data)} bits"
+        )
     rgb: np.ndarray = np.asarray(pixels, np.uint32)
     ids: np.ndarray = rgb[..., 0] | rgb[..., 1] << 8 | rgb[..., 2] << 16
     return ids
@@ -98,36 +208,39 @@ def rgb_ids(data: bytes) -> np.ndarray:
 def _load(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     kind = next((name for magic, name in MAGIC.items() if data.startswith(magic)), "image")
     if kind not in ("image", *formats) or not data:
-        raise DataError(_not_allowed(f"format {kind}" if data else "0 bytes", formats))
+        raise FaultError(
+            "not-an-image" if data else "empty-file", _not_allowed(f"format {kind}" if data else "0 bytes", formats)
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what is refused or converted here
             return _opened(data, formats)
-    except (DataError, MemoryError):
+    except (FaultError, MemoryError):
         raise
     except Image.DecompressionBombError:
-        raise DataError(f"pixels (more than {2 * (Image.MAX_IMAGE_PIXELS or 0)}) over limit {MAX_PIXELS}") from None
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise FaultError("too-large", f"pixels (more than {most}) over limit {MAX_PIXELS}") from None
     except UnidentifiedImageError:
         if kind in formats:
-            raise DataError(f"corrupt {kind}: its header cannot be read") from None
-        raise DataError(_not_allowed("unknown format", formats)) from None
+            raise FaultError("corrupt", f"corrupt {kind}: its header cannot be read") from None
+        raise FaultError("not-an-image", _not_allowed("unknown format", formats)) from None
     except Exception as error:  # hostile bytes raise what they please: struct.error, SyntaxError, KeyError, ...
         how = "truncated" if "truncat" in str(error).lower() else "corrupt"
-        raise DataError(f"{how} {kind}: {error}") from None
+        raise FaultError(how, f"{how} {kind}: {error}") from None
 
 
 def _opened(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     opened: Any = Image.open(io.BytesIO(data), formats=formats)
     width, height = opened.size
     if width * height > MAX_PIXELS:
-        raise DataError(f"pixels {width}x{height} = {width * height} over limit {MAX_PIXELS}")
+        raise FaultError("too-large", f"pixels {width}x{height} = {width * height} over limit {MAX_PIXELS}")
     if opened.format == "PNG":
         opened.verify()  # the chunks' checksums, which decoding skips; closes the file
         opened = Image.open(io.BytesIO(data), formats=formats)
     # A camera's MPO is a JPEG with previews behind the picture; every JPEG decoder reads the picture alone.
     frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
     if frames != 1:
-        raise DataError(f"{frames} frames, expected 1")
+        raise FaultError("frames", f"{frames} frames, expected 1")
     opened.load()
     return opened  # type: ignore[no-any-return]
 
@@ -156,9 +269,9 @@ def _depth(data: bytes) -> int:
     return data[24]
 
 
-def to_rgb(pixels: Image.Image) -> Image.Image:
+def to_rgb(pixels: Image.Image, *, depth: int = 16) -> Image.Image:
     if pixels.mode in SIXTEEN_BIT:
-        pixels = Image.fromarray((np.asarray(pixels) >> 8).astype(np.uint8))
+        pixels = Image.fromarray(np.minimum(np.asarray(pixels) >> (depth - 8), 255).astype(np.uint8))
     if pixels.mode == "P":
         pixels = pixels.convert("RGBA")  # quietly, whatever transparency the palette has
     return pixels.convert("RGB")

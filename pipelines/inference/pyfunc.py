@@ -45,12 +45,6 @@ from pipelines.data.schema import ClassInfo
 from pipelines.errors import DataError, bounded
 from pipelines.inference import package
 
-UPRIGHT = {  # what sets EXIF's orientations upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    **decode.QUARTER_TURNS,
-}
 COLUMNS = ("height", "width", "semantic", "instances", "panoptic", "segments")
 
 
@@ -92,7 +86,7 @@ def pixels(encoded: Sequence[Any]) -> list[np.ndarray]:
             faults.append(f"row {row}: {error}")
             continue
         rgb = decode.to_rgb(picture.pixels)
-        images.append(np.asarray(rgb.transpose(UPRIGHT[picture.orientation]) if picture.orientation > 1 else rgb))
+        images.append(np.asarray(rgb.transpose(decode.TURNS[picture.orientation]) if picture.orientation > 1 else rgb))
     if faults:
         raise DataError(f"{len(faults)} of {len(encoded)} images cannot be read", bounded(faults))
     return images

@@ -1,25 +1,31 @@
 """Published formats: one module each, one table."""
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from pipelines.data.formats import coco_panoptic, folder, shapes
-from pipelines.data.formats.source import FormatSpec, Scan, Source
-from pipelines.data.schema import Record
+from pipelines.data.formats.source import FormatSpec, Item, Scan, Source
+from pipelines.data.schema import Record, Split
 
 
 def _scan_shapes(source: Source) -> Scan:
     splits = {split: int(images) for split, images in source.splits.items()}
-    return Scan(
-        classes=shapes.classes(),
-        items=shapes.plan(splits=splits),
-        read=partial(_draw, seed=source.seed, **source.shapes),
-        name=lambda item: f"{item[0]}/{item[1]}",
-    )
+    items = [
+        Drawn(id=f"{split}/{index:06d}", split=cast(Split, split), files=(), index=index)
+        for split, index in shapes.plan(splits=splits)
+    ]
+    read = partial(_draw, seed=source.seed, **source.shapes)
+    return Scan(classes=shapes.classes(), items=items, read=read)
 
 
-def _draw(item: tuple[str, int], **how: Any) -> Record:
-    return shapes.draw(*item, **how)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drawn(Item):
+    index: int
+
+
+def _draw(item: Drawn, **how: Any) -> Record:
+    return shapes.draw(str(item.split), item.index, **how)
 
 
 FORMATS: dict[str, FormatSpec] = {

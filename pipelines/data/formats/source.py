@@ -1,33 +1,53 @@
 """What every format gives, a scan of its source and then one record per item, and what formats share."""
 
-import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from scipy import ndimage
 
-from pipelines.data import rle
+from pipelines.data import decode, rle
+from pipelines.data.faults import Fault, Faults
 from pipelines.data.schema import IGNORE, SPLITS, ClassInfo, Record, Segment, Split
+from pipelines.data.tree import Tree
 from pipelines.errors import DataError
 
 Box = tuple[slice, slice]
-MAX_BYTES = 1 << 29  # of an image or a mask file
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """Where a dataset comes from, as params.yaml says it."""
 
-    root: Path | None
-    splits: Mapping[str, float]
-    seed: int
-    shapes: Mapping[str, Any]
+    tree: Tree | None  # shapes has none
+    splits: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+    shapes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Tree:
+        if self.tree is None:
+            raise DataError("dataset.root: none is named", do="set dataset.root in params.yaml")
+        return self.tree
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One image that is to be read. Formats add what they need to know of it; all of it must be plain values, since
+    an item whose values and files have not changed is not read again."""
+
+    id: str  # unique in the dataset
+    split: Split | None  # None where none is published
+    files: tuple[str, ...]  # all that it is read from, within the root; the image first
+    group: str = ""  # of images that must not straddle a split: a video, a scene; "" for an image on its own
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.files[0] if self.files else self.id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,106 +55,70 @@ class Scan:
     """A source at first sight: its classes, and what is still to be read."""
 
     classes: tuple[ClassInfo, ...]
-    items: Sequence[Any]
+    items: Sequence[Any]  # of Item
     read: Callable[[Any], Record]  # in another process: a function of a module, and plain arguments
-    name: Callable[[Any], str]  # what messages call an item
-    faults: Sequence[str] = ()
+    labels: Callable[[Any], frozenset[int]] | None = None  # the classes of an item, without its image: to stratify by
+    faults: Sequence[Fault] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FormatSpec:
     scan: Callable[[Source], Scan]
     isolated: bool  # reads files from outside, so only in processes that may die
-    holds: str  # what has to be in dataset.root
+    holds: str  # what has to be in dataset.root, as the README says it
 
 
-class Faults(list[str]):
-    """Collects what is wrong, so that all of it is said at once."""
-
-    @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Go on after a DataError, and remember it as `name`'s."""
-        try:
-            yield
-        except DataError as error:
-            self += [f"{name}: {said}" for said in error.faults or [str(error)]]
-
-    def check(self, what: str, do: str = "") -> None:
-        if self:
-            raise DataError(what, self, do)
+def key_of(name: str) -> str:
+    """A file's name without its suffix: what an image and its labels share."""
+    return str(PurePosixPath(name).with_suffix(""))
 
 
-def folder(root: Path | None) -> Path:
-    """The dataset's root, with links resolved: every file must lie in it."""
-    if root is None or not root.is_dir():
-        raise DataError(f"dataset.root: {root} is not a folder", do="set dataset.root in params.yaml")
-    return root.resolve()
+def images_under(tree: Tree, folder: str, faults: Faults, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, str]:
+    """Key within the folder -> name, of every image below it; what is no image is a fault."""
+    found: dict[str, str] = {}
+    folded: dict[str, str] = {}
+    for name in tree.under(folder):
+        key = key_of(name)[len(folder) + 1 if folder else 0 :]
+        if PurePosixPath(name).suffix.lower() not in suffixes:
+            faults.add("suffix-unknown", name, f"suffix not allowed (allowed: {', '.join(suffixes)})")
+        elif key in found:
+            faults.add("name-clash", name, f"has the same name as {found[key]}")
+        elif key.casefold() in folded:
+            other = folded[key.casefold()]
+            faults.add("name-clash", name, f"differs from {other} in case only, which some disks cannot hold")
+        else:
+            found[key] = folded[key.casefold()] = name
+    return found
 
 
-def check_inside(root: Path, name: str) -> None:
-    """Refuse what is not a file inside `root`, without opening it."""
-    try:
-        path = (root / name).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
-        raise DataError(f"cannot be resolved: {error}") from None
-    if not path.is_relative_to(root):
-        raise DataError("outside dataset root")
-    if not path.is_file():
-        raise DataError("missing")
-
-
-def contents(path: Path, limit: int = MAX_BYTES) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise DataError(f"bytes {size} over limit {limit}")
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}") from None
-
-
-@contextmanager
-def parsing(name: str) -> Iterator[None]:
-    """pydantic's faults in our words."""
-    try:
-        yield
-    except ValidationError as error:
-        said = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}".removeprefix(": ") for e in error.errors()]
-        raise DataError(f"{name} is not as expected", said) from None
-
-
-def duplicates(values: Iterable[Any]) -> list[Any]:
-    """Those that are there more than once, in order."""
-    seen: dict[Any, int] = {}
-    for value in values:
-        seen[value] = seen.get(value, 0) + 1
-    return [value for value, times in seen.items() if times > 1]
-
-
-def check_count(name: str, classes: int) -> None:
-    if not 1 <= classes <= IGNORE:
-        raise DataError(f"{name}: {classes} classes, allowed are 1 to {IGNORE} ({IGNORE} marks ignored pixels)")
-
-
-def split_of(identity: str, splits: Mapping[str, float]) -> Split:
-    """By the id's hash alone: adding images, or another seed, moves none to another split."""
-    at = int.from_bytes(hashlib.sha256(os.fsencode(identity)).digest()[:8]) / 2**64 * sum(splits.values())
-    used = [split for split in SPLITS if splits[split] > 0]
-    for split in used[:-1]:
-        if at < splits[split]:
-            return cast(Split, split)
-        at -= splits[split]
-    return cast(Split, used[-1])
-
-
-def color(index: int) -> tuple[int, int, int]:
-    """PASCAL VOC's palette, from its second entry on: the bits of the index, spread over three channels."""
-    index, channels = index + 1, [0, 0, 0]
-    for shift in range(8):
-        for k in range(3):
-            channels[k] |= (index >> (3 * shift + k) & 1) << (7 - shift)
-    red, green, blue = channels
-    return red, green, blue
+def record(
+    item: Item,
+    picture: decode.Picture,
+    semantic: np.ndarray,
+    segments: Sequence[Segment] = (),
+    mended: Sequence[Fault] = (),
+    *,
+    turned: bool | None = None,
+) -> Record:
+    """The record of an image and its labels, in the orientation that fits them."""
+    height, width = semantic.shape
+    faults = Faults()
+    with faults.of(item.name, item.id):
+        fitted = picture.fitting(height, width, turned=turned)
+    faults.check(item.id)
+    changes = [Fault(kind, item.name, reason, item.id) for kind, reason in fitted.changes]
+    return Record(
+        id=item.id,
+        split=item.split or "train",
+        image=fitted.data,
+        format=fitted.format,
+        height=height,
+        width=width,
+        semantic=semantic,
+        segments=tuple(segments),
+        mended=(*changes, *mended),
+        pixels=fitted.pixels,
+    )
 
 
 def labelled(labels: np.ndarray) -> Iterator[tuple[int, Box]]:
@@ -144,9 +128,19 @@ def labelled(labels: np.ndarray) -> Iterator[tuple[int, Box]]:
 
 def segment(labels: np.ndarray, label: int, box: Box, *, category: int, iscrowd: bool = False) -> Segment:
     """The pixels that have this label. Looks at the box's columns alone: there may be hundreds in a large image."""
+    return segment_within(labels[box] == label, box, labels.shape, category=category, iscrowd=iscrowd)
+
+
+def segment_within(
+    mask: np.ndarray, box: Box, shape: tuple[int, ...], *, category: int, iscrowd: bool = False
+) -> Segment:
+    """The segment whose pixels are those of `mask`, which lies at `box` of an image of this shape, and touches all four
+    of its sides."""
     rows, columns = box
-    counts = rle.encode(labels[:, columns] == label)
-    height, width = labels.shape
+    height, width = shape
+    padded = np.zeros((height, columns.stop - columns.start), bool)
+    padded[rows] = mask
+    counts = rle.encode(padded)
     after = height * (width - columns.stop)
     if counts.size % 2 == 0 and after:
         counts = np.append(counts, np.uint32(0))
@@ -159,3 +153,50 @@ def segment(labels: np.ndarray, label: int, box: Box, *, category: int, iscrowd:
         iscrowd=iscrowd,
         counts=counts,
     )
+
+
+def segment_of(mask: np.ndarray, *, category: int, iscrowd: bool = False) -> Segment | None:
+    """The segment of a whole mask, bool[h, w]; None where it is empty."""
+    x, y, width, height = rle.bbox(mask)
+    if not width:
+        return None
+    box = (slice(y, y + height), slice(x, x + width))
+    return segment_within(mask[box], box, mask.shape, category=category, iscrowd=iscrowd)
+
+
+def paint(segments: Sequence[Segment], height: int, width: int, *, background: int) -> tuple[np.ndarray, list[Segment]]:
+    """The semantic map of segments that may overlap, and the segments with the one in front first: the smaller one,
+    since an object within another would be lost behind it; crowds are behind all."""
+    front_first = sorted(segments, key=lambda s: (s.iscrowd, s.area))
+    semantic = np.full((height, width), background, np.uint8)
+    for one in reversed(front_first):
+        x, y, w, h = one.bbox
+        box = (slice(y, y + h), slice(x, x + w))
+        semantic[box][rle.decode(one.counts, height, width)[box]] = one.category
+    return semantic, front_first
+
+
+def split_named(name: str) -> Split | None:
+    """train2017, gtFine_val, testing -> the split that a published name means."""
+    lowered = name.lower()
+    for split, words in {"train": ("train",), "val": ("val",), "test": ("test",)}.items():
+        if any(lowered.startswith(word) or lowered.endswith(word) for word in words):
+            return split  # type: ignore[return-value]
+    return None
+
+
+def present(semantic: np.ndarray) -> frozenset[int]:
+    """The classes that a semantic map shows."""
+    return frozenset(np.unique(semantic).tolist()) - {IGNORE}
+
+
+def listed_splits(tree: Tree) -> dict[str, Split]:
+    """Ids by the lists splits/{train,val,test}.txt in the root, an id per line: how ingest writes them down."""
+    found: dict[str, Split] = {}
+    for split in SPLITS:
+        name = f"splits/{split}.txt"
+        if name in tree:
+            for line in tree.files.read(name).decode(errors="replace").splitlines():
+                if line.strip():
+                    found[line.strip()] = split  # type: ignore[assignment]
+    return found

@@ -59,6 +59,7 @@ def draw(split: str, index: int, *, seed: int, height: int, width: int, difficul
         height=height,
         width=width,
         semantic=semantic,
+        pixels=image,
         segments=tuple(
             Segment(
                 category=category,

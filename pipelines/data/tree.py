@@ -1,0 +1,235 @@
+"""A dataset's folder, on this machine or in a bucket: which files are in it, and their bytes.
+
+`Tree` lists it once, for whoever plans; `Files` only opens, and is what travels to the processes that read. A name
+that leads out of the folder, by `..`, as an absolute path or through a link, is refused without being opened.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipelines.data import decode
+from pipelines.data.faults import FaultError, Faults
+from pipelines.errors import DataError
+
+MAX_BYTES = 1 << 29  # of an image or a mask file
+MAX_JSON_BYTES = 1 << 31
+SUMS = "SHA256SUMS"  # hashes that the source brings, as `sha256sum` writes them
+URI = re.compile(r"[a-z][a-z0-9+.-]*://")
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
+Stamp = tuple[int | str, ...]  # changes when the file does
+
+
+def is_uri(root: str) -> bool:
+    return URI.match(root) is not None
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """A pyarrow file system, and the path of `uri` in it. Credentials and endpoint come from the environment."""
+    import pyarrow as pa
+    from pyarrow import fs
+
+    try:
+        found: tuple[Any, str] = fs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise DataError(f"{uri} cannot be opened: {error}", do="name a folder, or a bucket as s3://name/path") from None
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Opens a dataset's files by their names within its root."""
+
+    root: str  # an absolute path without links, or a URI
+    depth: int = 16  # significant bits of 16-bit images
+    hashes: dict[str, str] = field(default_factory=dict)  # of SHA256SUMS
+
+    def read(self, name: str, limit: int = MAX_BYTES) -> bytes:
+        data = self._remote(name, limit) if is_uri(self.root) else self._local(name, limit)
+        if name in self.hashes:
+            decode.check_hash(data, self.hashes[name])
+        return data
+
+    def image(self, name: str) -> decode.Picture:
+        """An image, decoded to its last byte."""
+        return decode.image(self.read(name), depth=self.depth, suffix=PurePosixPath(name).suffix)
+
+    def mask(self, name: str) -> Any:
+        """A mask of one channel: exactly the numbers in the file."""
+        return decode.mask(self.read(name))
+
+    def _local(self, name: str, limit: int) -> bytes:
+        path = Path(self.root, name)
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > limit:
+                    raise FaultError("too-large", f"bytes {size} over limit {limit}")
+                return file.read()
+        except FileNotFoundError:
+            raise FaultError("missing-file", "missing") from None
+        except OSError as error:
+            raise FaultError("unreadable", f"cannot be read: {error.strerror}") from None
+
+    def _remote(self, name: str, limit: int) -> bytes:
+        system, path = _system(self.root)
+        try:
+            with system.open_input_file(f"{path}/{name}") as file:
+                if file.size() > limit:
+                    raise FaultError("too-large", f"bytes {file.size()} over limit {limit}")
+                data: bytes = file.read()
+                return data
+        except FileNotFoundError:
+            raise FaultError("missing-file", "missing") from None
+        except OSError as error:
+            raise FaultError("unreadable", f"cannot be read: {error}") from None
+
+
+_systems: dict[str, tuple[Any, str]] = {}
+
+
+def _system(uri: str) -> tuple[Any, str]:
+    """One connection per process and bucket."""
+    if uri not in _systems:
+        _systems[uri] = filesystem(uri)
+    return _systems[uri]
+
+
+class Tree:
+    """What is in the folder. Names that begin with a dot are not looked at."""
+
+    def __init__(self, root: str, depth: int = 16):
+        self.faults = Faults()
+        self.stamps: dict[str, Stamp] = {}
+        self.root = root if is_uri(root) else _folder(root)
+        found = self._remote() if is_uri(root) else self._local()
+        for name, stamp in sorted(found):
+            if name.isprintable():
+                self.stamps[name] = stamp
+            else:
+                self.faults.add("name", repr(name), "the name must be printable UTF-8")
+        self.files = Files(self.root, depth)
+        if SUMS in self.stamps:
+            self.files = Files(self.root, depth, _sums(self.files.read(SUMS)))
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.root.partition("?")[0]).name
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.stamps
+
+    def has_folder(self, name: str) -> bool:
+        return name in self.folders
+
+    @cached_property
+    def folders(self) -> frozenset[str]:
+        """Every folder that holds something; "" is the root."""
+        found: set[str] = set()
+        for name in self.stamps:
+            parent = name.rpartition("/")[0]
+            while parent not in found:
+                found.add(parent)
+                parent = parent.rpartition("/")[0]
+        return frozenset(found)
+
+    def under(self, folder: str, suffixes: tuple[str, ...] = ()) -> list[str]:
+        """The files below `folder`, sorted; those that end so, where `suffixes` are given."""
+        start = f"{folder}/" if folder else ""
+        ends = tuple(suffix.lower() for suffix in suffixes)
+        return [n for n in self.stamps if n.startswith(start) and (not ends or n.lower().endswith(ends))]
+
+    def children(self, folder: str) -> list[str]:
+        """The folders directly in `folder`, by their whole names, sorted."""
+        start = f"{folder}/" if folder else ""
+        return sorted(f for f in self.folders if f and f.rpartition("/")[0] == folder and f.startswith(start))
+
+    def first_folder(self, *candidates: str) -> str:
+        for candidate in candidates:
+            if self.has_folder(candidate):
+                return candidate
+        raise FaultError("layout", f"there is none of the folders {', '.join(candidates)} in {self.root}")
+
+    def check(self, name: str) -> None:
+        """Refuse what is not a file of this folder, without opening it."""
+        if name in self.stamps:
+            return
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or name in self._leaving:
+            raise FaultError("outside-root", "outside dataset root")
+        raise FaultError("missing-file", "missing")
+
+    @cached_property
+    def _leaving(self) -> frozenset[str]:
+        return frozenset(fault.file for fault in self.faults if fault.kind == "outside-root")
+
+    def _local(self) -> Iterator[tuple[str, Stamp]]:
+        todo = [""]
+        while todo:
+            at = todo.pop()
+            try:
+                with os.scandir(Path(self.root, at)) as entries:
+                    for entry in entries:
+                        if entry.name.startswith("."):
+                            continue
+                        name = f"{at}/{entry.name}" if at else entry.name
+                        if entry.is_symlink() and not self._stays(name):
+                            continue
+                        if entry.is_dir():
+                            todo.append(name)
+                        elif entry.is_file():
+                            stat = entry.stat()
+                            yield name, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            except OSError as error:
+                self.faults.add("unreadable", at, f"cannot be listed: {error.strerror}")
+
+    def _stays(self, name: str) -> bool:
+        """Whether a link may be followed: to a file in this folder."""
+        path = Path(self.root, name)
+        try:
+            target = path.resolve()
+        except (OSError, RuntimeError) as error:  # a loop of links
+            self.faults.add("unreadable", name, f"cannot be resolved: {error}")
+            return False
+        if not target.is_relative_to(self.root):
+            self.faults.add("outside-root", name, "a link that leads outside dataset root")
+        elif target.is_dir():
+            self.faults.add("layout", name, "a link to a folder is not followed")
+        elif not target.exists():
+            self.faults.add("missing-file", name, "a link to nothing")
+        else:
+            return True
+        return False
+
+    def _remote(self) -> Iterator[tuple[str, Stamp]]:
+        from pyarrow import fs
+
+        system, path = _system(self.root)
+        try:
+            for info in system.get_file_info(fs.FileSelector(path, recursive=True)):
+                name = info.path.removeprefix(path).lstrip("/")
+                if info.type == fs.FileType.File and not any(part.startswith(".") for part in name.split("/")):
+                    yield name, (info.size, info.mtime_ns or 0)
+        except (FileNotFoundError, OSError) as error:
+            raise DataError(
+                f"{self.root} cannot be listed: {error}", do="set dataset.root to a folder or a bucket that can be read"
+            ) from None
+
+
+def _folder(root: str) -> str:
+    """The dataset's root, with links resolved: every file must lie in it."""
+    path = Path(root)
+    if path.is_file() and path.suffix.lower() in ARCHIVES:
+        raise DataError(f"dataset.root: {root} is an archive", do="unpack it and name the folder")
+    if not path.is_dir():
+        raise DataError(f"dataset.root: {root} is not a folder", do="set dataset.root in params.yaml")
+    return str(path.resolve())
+
+
+def _sums(data: bytes) -> dict[str, str]:
+    lines = (re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in data.decode(errors="replace").splitlines())
+    return {match[2].removeprefix("./"): match[1] for match in lines if match}
