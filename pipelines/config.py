@@ -25,7 +25,10 @@ MODEL_TASKS: dict[ModelName, Task] = {
 HEADLINE: dict[str, str] = {"semantic": "miou", "instance": "ap", "panoptic": "pq"}
 # A trial runs for tune.epochs, in one process: a search over these would change nothing.
 SET_BY_TUNE = ("train.epochs", "train.workers")
-FormatName = Literal["shapes", "folder", "coco-panoptic"]
+FormatName = Literal[
+    "shapes", "folder", "instance-folder", "labelme", "voc", "pascal-context", "coco", "coco-stuff", "coco-panoptic",
+    "cityscapes", "kitti", "mapillary-vistas", "camvid", "ade20k", "ade20k-full",
+]  # fmt: skip
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
