@@ -70,7 +70,7 @@ class ClassTable:
 
     def semantic(self, mask: np.ndarray) -> np.ndarray:
         """uint8 or uint16 [h, w] as published -> uint8[h, w] of class ids. 255 is ignored unless the table has it."""
-        table = self._by_value
+        table = self.by_value
         if mask.dtype == np.uint8:
             table = table[:256]
         found: np.ndarray = table[mask]
@@ -90,7 +90,8 @@ class ClassTable:
         return np.array([known[c] for c in colors.tolist()], np.uint8)[places].reshape(rgb.shape[:2])
 
     @cached_property
-    def _by_value(self) -> np.ndarray:
+    def by_value(self) -> np.ndarray:
+        """int16[65536]: value -> class id, IGNORE or UNKNOWN."""
         table = np.full(65536, UNKNOWN, np.int16)
         table[IGNORE] = IGNORE
         for value, label in self.values.items():
@@ -108,7 +109,7 @@ class ClassTable:
 
     def _said(self, mask: np.ndarray) -> str:
         values, pixels = np.unique(mask, return_counts=True)
-        outside = {v: n for v, n in zip(values.tolist(), pixels.tolist(), strict=True) if self._by_value[v] == UNKNOWN}
+        outside = {v: n for v, n in zip(values.tolist(), pixels.tolist(), strict=True) if self.by_value[v] == UNKNOWN}
         ids = bounded([str(v) for v in outside], limit=10)
         counts = bounded([f"{n} pixels of {v}" for v, n in outside.items()], limit=10)
         return (

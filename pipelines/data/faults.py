@@ -30,6 +30,7 @@ KINDS: dict[str, Outcome] = {
     "covers-nothing": "mended",  # not one pixel: nothing is lost
     "degenerate-part": "mended",  # one of several polygons has no area
     "no-annotations": "mended",  # an image with none: all background
+    "unlabelled": "mended",  # published without labels, as test splits are: left out, and nothing is lost
     # Files that cannot be used.
     "empty-file": "quarantined",
     "not-an-image": "quarantined",
@@ -60,7 +61,7 @@ KINDS: dict[str, Outcome] = {
     "bad-rle": "quarantined",
     "outside-image": "quarantined",
     # Names.
-    "name": "quarantined",  # not printable UTF-8
+    "name": "quarantined",  # not printable UTF-8, or not what the format calls its files
     "name-clash": "quarantined",  # the same name twice, or but for case
     "suffix-unknown": "quarantined",
     "no-split": "quarantined",
