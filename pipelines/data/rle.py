@@ -33,3 +33,30 @@ def bbox(mask: np.ndarray) -> tuple[int, int, int, int]:
     if rows.size == 0:
         return (0, 0, 0, 0)
     return (int(cols[0]), int(rows[0]), int(cols[-1] - cols[0] + 1), int(rows[-1] - rows[0] + 1))
+
+
+def pieces(counts: np.ndarray, offsets: np.ndarray, height: int, width: int) -> tuple[np.ndarray, ...]:
+    """Many masks of one size -> their set pixels as int64[n] each of mask, column, top and bottom: what each run covers
+    of each column, in order. Mask i has the run lengths counts[offsets[i]:offsets[i + 1]]."""
+    lengths = np.diff(offsets)
+    counts = counts[offsets[0] : offsets[-1]].astype(np.int64)
+    first = offsets[:-1] - offsets[0]
+    mask = np.repeat(np.arange(lengths.size), lengths)
+    sums = np.bincount(mask, weights=counts, minlength=lengths.size).astype(np.int64)  # exact below 2^53
+    if (wrong := sums != height * width).any():
+        raise ValueError(f"RLE sum {sums[wrong][0]} != h*w {height * width}")
+    ends = np.cumsum(counts) - mask * (height * width)
+    isset = ((np.arange(mask.size) - first[mask]) % 2 == 1) & (counts > 0)
+    mask, ends, counts = mask[isset], ends[isset], counts[isset]
+    column, top = np.divmod(ends - counts, height)
+    last, bottom = np.divmod(ends - 1, height)
+    if (parts := last - column + 1).max(initial=1) > 1:  # a run that goes on at the top of the next column
+        at = np.repeat(np.arange(mask.size), parts)
+        step = np.arange(at.size) - np.repeat(np.cumsum(parts) - parts, parts)
+        mask, top, bottom = (
+            mask[at],
+            np.where(step == 0, top[at], 0),
+            np.where(step == parts[at] - 1, bottom[at], height - 1),
+        )
+        column = column[at] + step
+    return mask, column, top, bottom + 1

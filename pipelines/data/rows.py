@@ -6,13 +6,14 @@ that it needs.
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.data.faults import Fault
-from pipelines.data.schema import Record, Segment
+from pipelines.data.schema import Record, Segment, Split
+from pipelines.data.segments import Segments
 from pipelines.data.statistics import Measures, decode, measure
 
 VERSION = 2
@@ -80,7 +81,9 @@ def encode(record: Record, storage: Storage = "encoded") -> Row:
             "semantic": semantic,
             "segments": [{name: getattr(s, name) for name in SEGMENT.names} for s in record.segments],
             "mended": [{"kind": f.kind, "file": f.file, "reason": f.reason} for f in record.mended],
-            "pixels": [{"value": k, "count": n} for k, n in zip(seen.tolist(), measures.pixels[seen].tolist(), strict=True)],
+            "pixels": [
+                {"value": k, "count": n} for k, n in zip(seen.tolist(), measures.pixels[seen].tolist(), strict=True)
+            ],
             "sums": measures.sums.ravel().tolist(),
         },
         measures=measures,
@@ -88,13 +91,16 @@ def encode(record: Record, storage: Storage = "encoded") -> Row:
 
 
 class RowViews:
-    """A batch as numpy views, so that a row costs slices and not a Python object per run length."""
+    """A batch as numpy views: a row costs slices, and no Python object for a value that nobody asked for."""
 
     def __init__(self, batch: pa.RecordBatch):
         self.columns = {name: batch.column(name) for name in SCHEMA.names}
+        self.height, self.width = (self.columns[name].to_numpy() for name in ("height", "width"))
+        self.id, self.split, self.format = (_Values(self.columns[name]) for name in ("id", "split", "image_format"))
+        self.image, self.semantic = (_Values(self.columns[name]) for name in ("image", "semantic"))
         segments = self.columns["segments"]
         struct = segments.values
-        self.first = segments.offsets.to_numpy()
+        self.first, self.mended = segments.offsets.to_numpy(), self.columns["mended"].offsets.to_numpy()
         self.category, self.area = struct.field("category").to_numpy(), struct.field("area").to_numpy()
         self.iscrowd = struct.field("iscrowd").to_numpy(zero_copy_only=False)
         self.bbox = struct.field("bbox").values.to_numpy().reshape(-1, 4)
@@ -102,24 +108,23 @@ class RowViews:
         self.counts, self.run = counts.values.to_numpy(), counts.offsets.to_numpy()
 
     def record(self, i: int) -> Record:
-        def value(name: str) -> Any:
-            return self.columns[name][i].as_py()
-
-        height, width, image_format = value("height"), value("width"), value("image_format")
-        semantic = self.columns["semantic"][i].as_buffer()
+        height, width, image_format = int(self.height[i]), int(self.width[i]), self.format.text(i)
+        semantic = self.semantic[i]
         if image_format != "raw":
-            semantic = pa.decompress(semantic, height * width, CODEC)
-        identity = value("id")
+            semantic = pa.decompress(pa.py_buffer(semantic), height * width, CODEC)
+        identity = self.id.text(i)
+        mended: Any = self.columns["mended"][i].as_py() if self.mended[i] < self.mended[i + 1] else ()
         return Record(
             id=identity,
-            split=value("split"),
-            image=memoryview(self.columns["image"][i].as_buffer()).cast("B"),
+            split=cast("Split", self.split.text(i)),
+            image=self.image[i],
             format=image_format,
             height=height,
             width=width,
             semantic=np.frombuffer(semantic, np.uint8).reshape(height, width),
-            segments=tuple(self._segment(k) for k in range(self.first[i], self.first[i + 1])),
-            mended=tuple(Fault(**fault, item=identity) for fault in value("mended")),
+            # A sequence that makes them when they are asked for: those who need arrays take its arrays.
+            segments=cast("tuple[Segment, ...]", self._segments(i)),
+            mended=tuple(Fault(**fault, item=identity) for fault in mended),
         )
 
     def measures(self, i: int) -> Measures:
@@ -130,19 +135,39 @@ class RowViews:
         mine = slice(self.first[i], self.first[i + 1])
         whole = self.category[mine][~self.iscrowd[mine]]
         return Measures(
-            split=self.columns["split"][i].as_py(),
-            size=(self.columns["height"][i].as_py(), self.columns["width"][i].as_py()),
+            split=cast("Split", self.split.text(i)),
+            size=(int(self.height[i]), int(self.width[i])),
             pixels=pixels,
             instances=np.bincount(whole, minlength=256).astype(np.int64),
             sums=sums,
         )
 
-    def _segment(self, k: int) -> Segment:
-        x, y, width, height = self.bbox[k].tolist()
-        return Segment(
-            category=int(self.category[k]),
-            bbox=(x, y, width, height),
-            area=int(self.area[k]),
-            iscrowd=bool(self.iscrowd[k]),
-            counts=self.counts[self.run[k] : self.run[k + 1]],
+    def _segments(self, i: int) -> Segments | tuple[()]:
+        low, high = int(self.first[i]), int(self.first[i + 1])
+        if low == high:
+            return ()
+        start, stop = int(self.run[low]), int(self.run[high])
+        return Segments(
+            category=self.category[low:high],
+            bbox=self.bbox[low:high],
+            area=self.area[low:high],
+            iscrowd=self.iscrowd[low:high],
+            counts=self.counts[start:stop],
+            offsets=self.run[low : high + 1] - start,
         )
+
+
+class _Values:
+    """The values of a column of strings or of bytes, as views."""
+
+    def __init__(self, column: pa.Array):
+        _, offsets, data = column.buffers()
+        wide = pa.types.is_large_binary(column.type)
+        self.offsets = np.frombuffer(offsets, np.int64 if wide else np.int32)[column.offset :]
+        self.data = memoryview(data if data is not None else b"").cast("B")
+
+    def __getitem__(self, i: int) -> memoryview:
+        return self.data[self.offsets[i] : self.offsets[i + 1]]
+
+    def text(self, i: int) -> str:
+        return str(self[i], "utf-8")
