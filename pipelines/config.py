@@ -63,6 +63,11 @@ class Dataset(Section):
     format: FormatName
     root: Annotated[str, Field(min_length=1)]
     splits: Splits
+    stratify: bool
+    group: str | None
+    max_rejected: Fraction
+    depth: Annotated[int, Field(ge=8, le=16)]
+    storage: Literal["encoded", "decoded"]
     shapes: Shapes
 
     @field_validator("splits")
@@ -74,6 +79,18 @@ class Dataset(Section):
         if not sum(values.values()):
             raise ValueError(f"must not all be 0, got {values}")
         return splits
+
+
+    @field_validator("group")
+    @classmethod
+    def _a_pattern(cls, group: str | None) -> str | None:
+        try:
+            groups = re.compile(group or "").groups
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error}), got {group!r}") from None
+        if groups > 1:
+            raise ValueError(f"must have one pair of parentheses at most, got {group!r}")
+        return group
 
 
 class Model(Section):
@@ -135,6 +152,7 @@ class Loss(Section):
 class Ingest(Section):
     workers: Positive
     rows_per_shard: Positive
+    store: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://.")] | None
 
 
 class MinImages(Section):
@@ -148,6 +166,10 @@ class Validate(Section):
     max_ignored: Fraction
     min_class_pixels: Count
     max_class_drift: Fraction
+    max_size_drift: Fraction
+    repeat_threshold: Fraction
+    effective_beta: Annotated[float, Field(gt=0, lt=1)]
+    workers: Positive
 
 
 class Tune(Section):

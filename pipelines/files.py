@@ -54,6 +54,15 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
+def link(path: Path, name: Path) -> None:
+    """`name` becomes another name of the file; a copy, where the file system has no links."""
+    name.unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError:
+        shutil.copy2(path, name)
+
+
 def remove(path: Path) -> None:
     """A file, a link or a folder; absent is fine."""
     if path.is_dir() and not path.is_symlink():

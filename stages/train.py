@@ -15,9 +15,9 @@ KEPT = 3  # interrupted runs that can be resumed
 
 
 def run(params: Params, paths: Paths) -> Summary:
+    from pipelines.cluster import cluster, use_gpu
     from pipelines.data.shards import read_manifest
     from pipelines.training import distributed
-    from pipelines.training.cluster import cluster, use_gpu
     from pipelines.training.events import Event, EventLog, Follower
     from pipelines.training.fingerprint import fingerprint, with_absolute_weights
     from pipelines.training.monitor import Monitor

@@ -21,9 +21,9 @@ def run(params: Params, paths: Paths) -> Summary:
         write(paths.out, {}, [])
         return {"trials": 0}
 
+    from pipelines.cluster import cluster
     from pipelines.data.shards import read_manifest
     from pipelines.training import search
-    from pipelines.training.cluster import cluster
     from pipelines.training.fingerprint import fingerprint, with_absolute_weights
     from pipelines.training.monitor import Monitor
 

@@ -101,11 +101,12 @@ class ClassTable:
 
     @cached_property
     def _by_color(self) -> dict[int, int]:
-        return {
-            e.color[0] << 16 | e.color[1] << 8 | e.color[2]: self.values[_id(e)]
-            for e in self.entries
-            if e.color is not None
-        }
+        found: dict[int, int] = {}
+        # Where an ignored entry shares its colour with a class, the colour means the class.
+        for e in sorted((e for e in self.entries if e.color is not None), key=lambda e: e.ignore):
+            assert e.color is not None  # noqa: S101
+            found.setdefault(e.color[0] << 16 | e.color[1] << 8 | e.color[2], self.values[_id(e)])
+        return found
 
     def _said(self, mask: np.ndarray) -> str:
         values, pixels = np.unique(mask, return_counts=True)

@@ -1,67 +1,170 @@
-"""Any source to shards: scan it, read every item in processes that may die, write what they read in order."""
+"""Any source to shards: scan it, place its images in splits, read what is new, and account for every one."""
 
-from collections.abc import Callable, Generator
+import re
+from collections.abc import Iterable, Sequence
 from contextlib import closing
-from functools import partial
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from pipelines.data import parallel, shards
+from pipelines import files
+from pipelines.data import plan, report, shards, splits
+from pipelines.data.engine import Engine
+from pipelines.data.faults import Faults
 from pipelines.data.formats import FORMATS
-from pipelines.data.formats.source import Scan, Source
-from pipelines.data.rows import Row, encode
-from pipelines.data.schema import Manifest, Record
-from pipelines.errors import DataError, bounded
+from pipelines.data.formats.source import Item, Scan, Source
+from pipelines.data.report import Report
+from pipelines.data.rows import Storage
+from pipelines.data.schema import SPLITS, Manifest, ShardInfo, Split
+from pipelines.data.statistics import Statistics
+from pipelines.data.survey import SurveyTask, surveyed
+from pipelines.data.work import ShardTask
 from pipelines.progress import Progress
 
+SURVEYED = 64  # images whose classes are looked up at a time
 
-def ingest(*, format: str, source: Source, out: Path, workers: int, rows_per_shard: int) -> Manifest:
-    """Writes out/shards and out/dataset.json, or raises one DataError that lists everything that cannot be used."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ingested:
+    """What became of a source; there is no manifest where the line has to stop."""
+
+    report: Report
+    manifest: Manifest | None
+    read: int  # images that were decoded, and not carried over from an earlier ingest
+
+
+def ingest(
+    *,
+    format: str,
+    source: Source,
+    out: Path,
+    state: Path,
+    workers: int,
+    rows_per_shard: int,
+    storage: Storage = "encoded",
+    store: str = "",
+    max_rejected: float = 0.0,
+    stratify: bool = True,
+    group: str | None = None,
+) -> Ingested:
+    """Writes out/shards, out/splits and out/dataset.json, or none of them. `state` keeps what a later ingest need not
+    read again; `store` is the URI of a bucket that the shards go to instead of out/shards."""
     spec = FORMATS[format]
-    where = str(source.root or format)
     scan = spec.scan(source)
-    if not scan.items and not scan.faults:
-        raise DataError(f"{where}: there are no images", do=f"dataset.root must hold {spec.holds}")
-    with closing(_rows(scan, where=where, workers=workers, isolated=spec.isolated)) as rows:
-        return shards.write_rows(
-            rows,
-            classes=scan.classes,
-            name=source.root.resolve().name if source.root else format,
-            format=format,
-            out=out,
-            rows_per_shard=rows_per_shard,
-        )
+    tree = source.tree
+    found = Faults([*(tree.faults if tree else ()), *scan.faults])
+    state.mkdir(parents=True, exist_ok=True)
+    for left in state.glob(".*.tmp"):  # of a writer that was killed
+        left.unlink()
+    with Engine(workers) as engine:
+        items = _placed(scan, source, engine, stratify=stratify, group=group, isolated=spec.isolated)
+        context = plan.context(format, storage, scan.classes, scan.read)
+        keys = plan.item_keys(items, tree.stamps if tree else {}, context)
+        jobs = plan.jobs(items, keys=keys, rows_per_shard=rows_per_shard, there=plan.rows_there(state, store))
+        task = ShardTask(read=scan.read, state=state, storage=storage, isolated=spec.isolated, store=store)
+        done = _work(engine, task, jobs, found)
+    account = report.account(
+        found,
+        kept=sum(done.statistics.images.values()),
+        max_rejected=max_rejected,
+        source_hashes=bool(tree and tree.files.hashes),
+        holds=spec.holds,
+    )
+    if account.outcome == "stopped":
+        return Ingested(report=account, manifest=None, read=done.read)
+    manifest = shards.write_manifest(
+        out,
+        _publish(done.shards, state, out, store),
+        done.statistics,
+        classes=scan.classes,
+        name=tree.name if tree else format,
+        format=format,
+        store=store,
+    )
+    _write_splits(out, items)
+    _sweep(state, {job.key for job in jobs})
+    return Ingested(report=replace(account, dataset=manifest.hash), manifest=manifest, read=done.read)
 
 
-def _rows(scan: Scan, *, where: str, workers: int, isolated: bool) -> Generator[Row, None, None]:
-    """Rows until the first fault; after it the rest is read for its faults alone."""
-    faults = list(scan.faults)
-    results = parallel.ordered(partial(_row, read=scan.read), scan.items, workers=workers, isolated=isolated)
-    with closing(results), Progress("ingest", len(scan.items), "images") as progress:
-        for done, (item, result) in enumerate(results, start=1):
-            if isinstance(result, Exception):
-                faults += _faults(scan.name(item), result)
-            elif not faults:
-                yield result
-            progress.update(done, note=f"{len(faults)} faults" if faults else "")
-    if faults:
-        raise DataError(
-            f"{where}: {len(faults)} fault{'s' * (len(faults) > 1)}, nothing was written",
-            bounded(faults),
-            do="mend or remove these files, and run the stage again",
-        )
+@dataclass(kw_only=True, slots=True)
+class _Sums:
+    """What came of all jobs."""
+
+    shards: list[ShardInfo] = field(default_factory=list)
+    statistics: Statistics = field(default_factory=Statistics)
+    read: int = 0
 
 
-def _row(item: Any, *, read: Callable[[Any], Record]) -> Row:
-    return encode(read(item))
+def _work(engine: Engine, task: ShardTask, jobs: Sequence[plan.Job], found: Faults) -> _Sums:
+    sums, done = _Sums(), 0
+    new = sum(row is None for job in jobs for row in job.carried)
+    total = sum(len(job.items) for job in jobs)
+    with closing(engine.run(task, jobs, images=new)) as results, Progress("ingest", total, "images") as progress:
+        for job, result in zip(jobs, results, strict=True):
+            sums.statistics.add(result.statistics)
+            sums.read += result.read
+            if result.info is not None:
+                sums.shards.append(result.info)
+            found += result.faults
+            done += len(job.items)
+            faulty = sum(fault.outcome != "mended" for fault in found)
+            progress.update(done, note=f"{faulty} faults" if faulty else "")
+    return sums
 
 
-def _faults(name: str, error: Exception) -> list[str]:
-    """What the user can mend, in words; anything else is a bug, and raised."""
-    if isinstance(error, DataError):
-        return list(error.faults) or [str(error)]
-    if isinstance(error, parallel.LostError):
-        return [f"{name}: {error}"]
-    if isinstance(error, MemoryError):
-        return [f"{name}: needs more than the {parallel.MEMORY >> 30} GiB that a reading process may have"]
-    raise error
+def _placed(
+    scan: Scan, source: Source, engine: Engine, *, stratify: bool, group: str | None, isolated: bool
+) -> list[Item]:
+    """Every item with a split: the published one, or one by fraction."""
+    unplaced = [item for item in scan.items if item.split is None]
+    if not unplaced:
+        return list(scan.items)
+    labels = None
+    if stratify and scan.labels is not None:
+        chunks = [unplaced[i : i + SURVEYED] for i in range(0, len(unplaced), SURVEYED)]
+        task = SurveyTask(labels=scan.labels, isolated=isolated)
+        with Progress("survey", len(unplaced), "images") as progress:
+            results = engine.run(task, chunks, images=len(unplaced))
+            labels = list(surveyed(results, progress))
+    groups = [group_of(item, group) for item in unplaced]
+    placed = splits.assign(groups, labels, source.splits)
+    by_id = {item.id: split for item, split in zip(unplaced, placed, strict=True)}
+    return [item if item.split else replace(item, split=by_id[item.id]) for item in scan.items]
+
+
+def group_of(item: Item, pattern: str | None) -> str:
+    """What must stay together with the item: what the pattern finds in its id, else what the format says."""
+    match = re.search(pattern, item.id) if pattern else None
+    if match:
+        return match[1] if match.re.groups else match[0]
+    return item.group or item.id
+
+
+def _publish(infos: Iterable[ShardInfo], state: Path, out: Path, store: str) -> list[ShardInfo]:
+    """The shards under their names in the dataset: links to the files in the state folder, so that they are kept when
+    DVC clears the outputs, and cost nothing."""
+    numbers: dict[Split, int] = dict.fromkeys(cast("Sequence[Split]", SPLITS), 0)
+    (out / "shards").mkdir(parents=True, exist_ok=True)
+    published = []
+    for info in infos:
+        if store:
+            published.append(info)
+            continue
+        name = f"shards/{info.split}-{numbers[info.split]:05}.arrow"
+        numbers[info.split] += 1
+        files.link(state / info.path, out / name)
+        published.append(replace(info, path=name))
+    return published
+
+
+def _write_splits(out: Path, items: Sequence[Item]) -> None:
+    """The ids of each split: put into the dataset's root, these lists pin it."""
+    for split in SPLITS:
+        ids = sorted(item.id for item in items if item.split == split)
+        files.write_text(out / "splits" / f"{split}.txt", "".join(f"{i}\n" for i in ids))
+
+
+def _sweep(state: Path, used: set[str]) -> None:
+    for path in state.iterdir():
+        if path.stem not in used:
+            files.remove(path)

@@ -10,7 +10,7 @@ import resource
 import signal
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -31,52 +31,63 @@ class LostError(Exception):
     """The process that worked on the item is gone; says how."""
 
 
+class Pool:
+    """Children that are kept from one `ordered` to the next. Use as a context manager."""
+
+    def __init__(
+        self, function: Callable[[Any], Any], *, workers: int, memory: int = MEMORY, seconds: float = SECONDS
+    ) -> None:
+        self.children = [_Child(function, memory, seconds) for _ in range(workers)]
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for child in self.children:
+            child.end()
+
+    def ordered(self, items: Sequence[Any]) -> Generator[tuple[Any, Any], None, None]:
+        """(item, function(item)) in the items' order; an exception, or `LostError`, stands in for its item's result.
+        To be read to its end, or the pool to be left."""
+        done: dict[int, Any] = {}  # results whose turn has not come
+        given = turn = 0
+        while turn < len(items):
+            for child in self.children:
+                if child.free and given < min(len(items), turn + AHEAD * len(self.children)):
+                    child.give(given, items[given])
+                    given += 1
+            busy = {child.pipe: child for child in self.children if not child.free}
+            soonest = min((child.deadline for child in busy.values()), default=0.0) - time.monotonic()
+            for pipe in wait(list(busy), timeout=0 if turn in done else min(max(soonest, 0.0), 60.0)):
+                child = busy[pipe]  # type: ignore[index]
+                if (answer := child.take()) is not None:
+                    done[answer[0]] = answer[1]
+            for child in busy.values():
+                if child.overdue:
+                    index = child.index
+                    done[index] = child.replace(f"took longer than {child.seconds:g} s")
+            if turn in done:
+                yield items[turn], done.pop(turn)
+                turn += 1
+
+
 def ordered(
     function: Callable[[Item], Result],
     items: Sequence[Item],
     *,
     workers: int,
-    isolated: bool = True,
     memory: int = MEMORY,
     seconds: float = SECONDS,
 ) -> Generator[tuple[Item, Result | Exception], None, None]:
-    """(item, function(item)) in the items' order; an exception, or `LostError`, stands in for its item's result.
-
-    With one worker, and not `isolated`, the calls are made here: for functions that read nothing from outside.
-    """
-    if workers == 1 and not isolated:
-        for item in items:
-            yield item, _answer(function, item)
-        return
-    children = [_Child(function, memory, seconds) for _ in range(min(workers, len(items)))]
-    try:
-        yield from _collect(children, items)
-    finally:  # also when the caller stops early or is interrupted
-        for child in children:
-            child.end()
+    """`Pool.ordered` with a pool of its own."""
+    with Pool(function, workers=min(workers, len(items)), memory=memory, seconds=seconds) as pool:
+        yield from pool.ordered(items)
 
 
-def _collect(children: list["_Child"], items: Sequence[Item]) -> Generator[tuple[Item, Any], None, None]:
-    done: dict[int, Any] = {}  # results whose turn has not come
-    given = turn = 0
-    while turn < len(items):
-        for child in children:
-            if child.free and given < min(len(items), turn + AHEAD * len(children)):
-                child.give(given, items[given])
-                given += 1
-        busy = {child.pipe: child for child in children if not child.free}
-        soonest = min((child.deadline for child in busy.values()), default=0.0) - time.monotonic()
-        for pipe in wait(list(busy), timeout=0 if turn in done else min(max(soonest, 0.0), 60.0)):
-            child = busy[pipe]  # type: ignore[index]
-            if (answer := child.take()) is not None:
-                done[answer[0]] = answer[1]
-        for child in busy.values():
-            if child.overdue:
-                index = child.index
-                done[index] = child.replace(f"took longer than {child.seconds:g} s")
-        if turn in done:
-            yield items[turn], done.pop(turn)
-            turn += 1
+def here(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result | Exception]]:
+    """The same in this process: for functions that read nothing from outside."""
+    for item in items:
+        yield item, _answer(function, item)
 
 
 class _Child:

@@ -67,7 +67,7 @@ class Record:
 class ShardInfo:
     """One Arrow file of the dataset."""
 
-    path: str  # relative to the manifest
+    path: str  # relative to the manifest, or to the store
     split: Split
     rows: int
     bytes: int
@@ -91,6 +91,7 @@ class Manifest:
     std: tuple[float, float, float]
     max_size: tuple[int, int]  # largest height and width over all splits
     shards: tuple[ShardInfo, ...]
+    store: str = ""  # where the shards are, if not beside the manifest: the URI of a bucket
     ignore: int = IGNORE
     version: int = field(default=1)
 

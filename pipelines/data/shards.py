@@ -13,18 +13,18 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 
 from pipelines import files
-from pipelines.data.rows import SCHEMA, VERSION, Row, RowViews, encode
+from pipelines.data.rows import SCHEMA, VERSION, RowViews, Storage, encode
 from pipelines.data.schema import SPLITS, ClassInfo, Manifest, Record, ShardInfo, Split
 from pipelines.data.statistics import Statistics
+from pipelines.data.writer import ShardWriter, to_batch
 from pipelines.errors import DataError
 
 REDO = "dvc repro --force ingest"
-BATCH_BYTES = 16 << 20  # a writer holds at most about this much per split
 
 
 def write(
@@ -35,30 +35,50 @@ def write(
     format: str,
     out: Path,
     rows_per_shard: int,
+    storage: Storage = "encoded",
 ) -> Manifest:
-    """All records to out/shards/*.arrow, then the manifest to out/dataset.json."""
-    return write_rows(
-        map(encode, records), classes=classes, name=name, format=format, out=out, rows_per_shard=rows_per_shard
-    )
-
-
-def write_rows(
-    rows: Iterable[Row], *, classes: Sequence[ClassInfo], name: str, format: str, out: Path, rows_per_shard: int
-) -> Manifest:
-    """`write` for rows that workers have encoded. The bytes follow from the rows and their order alone."""
+    """All records, in this process, to out/shards/*.arrow, then the manifest to out/dataset.json."""
     for old in ("dataset.json", "shards"):
         files.remove(out / old)
     statistics, seen = Statistics(), set[str]()
+    infos: dict[str, list[ShardInfo]] = {split: [] for split in SPLITS}
     with ExitStack() as stack:
-        splits = cast("tuple[Split, ...]", SPLITS)
-        writers = {s: stack.enter_context(_SplitWriter(out, s, rows_per_shard)) for s in splits}
-        for row in rows:
-            if row.values["id"] in seen:
-                raise DataError(f"two records have the id '{row.values['id']}'", do="give each image its own name")
-            seen.add(row.values["id"])
+        writers: dict[Split, ShardWriter] = {}
+        for record in records:
+            if record.id in seen:
+                raise DataError(f"two records have the id '{record.id}'", do="give each image its own name")
+            seen.add(record.id)
+            row = encode(record, storage)
             statistics.update(row.measures)
-            writers[row.measures.split].add(row)
-    shards = tuple(info for writer in writers.values() for info in writer.done)
+            path = f"shards/{record.split}-{len(infos[record.split]):05}.arrow"
+            if record.split not in writers:
+                writers[record.split] = stack.enter_context(ShardWriter(out / path))
+            writers[record.split].add(to_batch(row))
+            if writers[record.split].rows == rows_per_shard:
+                infos[record.split].append(_finished(writers.pop(record.split), path, record.split))
+        for split, writer in writers.items():
+            path = f"shards/{split}-{len(infos[split]):05}.arrow"
+            infos[split].append(_finished(writer, path, split))
+    found = [info for split in SPLITS for info in infos[split]]
+    return write_manifest(out, found, statistics, classes=classes, name=name, format=format)
+
+
+def _finished(writer: ShardWriter, path: str, split: Split) -> ShardInfo:
+    writer.__exit__(None, None, None)
+    return writer.info(path, split)
+
+
+def write_manifest(
+    out: Path,
+    shards: Sequence[ShardInfo],
+    statistics: Statistics,
+    *,
+    classes: Sequence[ClassInfo],
+    name: str,
+    format: str,
+    store: str = "",
+) -> Manifest:
+    """out/dataset.json, which makes a dataset of the shards."""
     mean, std = statistics.mean_std()
     manifest = Manifest(
         name=name,
@@ -73,66 +93,13 @@ def write_rows(
         mean=mean,
         std=std,
         max_size=(statistics.height, statistics.width),
-        shards=shards,
+        shards=tuple(shards),
+        store=store,
         version=VERSION,
     )
     raw = manifest.to_json()
     files.write_json(out / "dataset.json", {**raw, "checksum": files.digest(raw)})
     return manifest
-
-
-class _SplitWriter:
-    """One split's shards, one after the other. As a context manager: an error drops the one that is open."""
-
-    def __init__(self, out: Path, split: Split, rows_per_shard: int):
-        self.out, self.split, self.rows_per_shard = out, split, rows_per_shard
-        self.done: list[ShardInfo] = []
-        self._file: ExitStack | None = None
-        self._sink: Any = None
-        self._pending: list[Row] = []
-        self._pending_bytes = self._rows = 0
-
-    def __enter__(self) -> "_SplitWriter":
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if self._file is None:
-            return
-        if error is None:
-            self._finish()
-        else:
-            self._file.__exit__(kind, error, trace)
-
-    @property
-    def _path(self) -> str:
-        return f"shards/{self.split}-{len(self.done):05}.arrow"
-
-    def add(self, row: Row) -> None:
-        if self._file is None:
-            self._file = ExitStack()
-            file = self._file.enter_context(files.replacing(self.out / self._path, "wb"))
-            self._sink = self._file.enter_context(pa.ipc.new_file(file, SCHEMA))
-        self._pending.append(row)
-        self._pending_bytes += row.nbytes
-        self._rows += 1
-        if self._rows == self.rows_per_shard:
-            self._finish()
-        elif self._pending_bytes >= BATCH_BYTES:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._pending:
-            self._sink.write_batch(pa.RecordBatch.from_pylist([row.values for row in self._pending], schema=SCHEMA))
-        self._pending, self._pending_bytes = [], 0
-
-    def _finish(self) -> None:
-        assert self._file is not None  # noqa: S101 - only an open shard is finished
-        with self._file:
-            self._flush()
-        path = self.out / self._path
-        size, sha256 = path.stat().st_size, files.sha256(path)
-        self.done.append(ShardInfo(path=self._path, split=self.split, rows=self._rows, bytes=size, sha256=sha256))
-        self._file, self._rows = None, 0
 
 
 def read_manifest(folder: Path) -> Manifest:

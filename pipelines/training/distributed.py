@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import config
+from pipelines.cluster import check_cpus
 from pipelines.errors import MasklineError, RunError
-from pipelines.training.cluster import check_cpus
 
 
 def train(raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, gpu: bool) -> None:

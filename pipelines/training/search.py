@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import config
+from pipelines.cluster import largest_node, use_gpu
 from pipelines.config import HEADLINE
 from pipelines.errors import InputError, MasklineError, RunError
-from pipelines.training.cluster import largest_node, use_gpu
 
 WORST = -1.0  # below every metric
 

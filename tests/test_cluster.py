@@ -8,8 +8,8 @@ import psutil
 import pytest
 import torch
 
+from pipelines.cluster import check_cpus, cluster, use_gpu
 from pipelines.errors import ConfigError, RunError
-from pipelines.training.cluster import check_cpus, cluster, use_gpu
 
 
 def test_without_a_gpu_none_is_used_and_none_can_be_demanded(ray):

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipelines.environment import DEFAULTS
 from pipelines.errors import ConfigError, RunError
 
-CODE = str(Path(__file__).resolve().parents[2])  # what workers import the project from
+CODE = str(Path(__file__).resolve().parents[1])  # what workers import the project from
 OBJECT_STORE = 100 * 1024**2  # bytes: nothing large travels through it, shards are mapped from disk
 
 
@@ -58,7 +58,7 @@ def _check_reachable(address: str) -> None:
         except OSError as error:
             raise RunError(
                 f"RAY_ADDRESS is {address} and nothing answers there: {error}\n"
-                "do: start that cluster, or unset RAY_ADDRESS to train on this machine"
+                "do: start that cluster, or unset RAY_ADDRESS to work on this machine"
             ) from None
 
 

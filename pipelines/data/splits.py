@@ -1,0 +1,84 @@
+"""Which split an image belongs to, where the dataset publishes none.
+
+Images of one group (a video, a patient, a scene) stay together, since near-identical frames on both sides of a split
+measure memory and not skill. With `stratify` the classes are spread evenly, by iterative stratification (Sechidis et
+al. 2011) over groups; what is added later can then move others, so the lists that ingest writes may be put back into
+the dataset to pin them. Without it the place of a group follows from its name's hash alone, and nothing ever moves.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+
+from pipelines.data.schema import SPLITS, Split
+
+
+def assign(
+    groups: Sequence[str], labels: Sequence[frozenset[int]] | None, fractions: Mapping[str, float]
+) -> list[Split]:
+    """A split for each image, by its group, its classes (None: not stratified) and the splits' fractions."""
+    if labels is None:
+        return [by_hash(group, fractions) for group in groups]
+    members: dict[str, list[int]] = {}
+    for i, group in enumerate(groups):
+        members.setdefault(group, []).append(i)
+    names = sorted(members, key=_hash)  # an order that no naming scheme aligns with
+    counts = _counts([members[name] for name in names], labels)
+    placed = _stratified(counts, np.array([fractions[split] for split in SPLITS]))
+    found: list[Split] = ["train"] * len(groups)
+    for name, k in zip(names, placed, strict=True):
+        for i in members[name]:
+            found[i] = cast(Split, SPLITS[k])
+    return found
+
+
+def by_hash(group: str, fractions: Mapping[str, float]) -> Split:
+    """Adding images, or another seed, moves none to another split."""
+    at = _hash(group) / 2**64 * sum(fractions.values())
+    used = [split for split in SPLITS if fractions[split] > 0]
+    for split in used[:-1]:
+        if at < fractions[split]:
+            return cast(Split, split)
+        at -= fractions[split]
+    return cast(Split, used[-1])
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8])
+
+
+def _counts(members: Sequence[Sequence[int]], labels: Sequence[frozenset[int]]) -> np.ndarray:
+    """int64[groups, 1 + classes]: images of each group, and of them those that show each class."""
+    classes = sorted(set().union(*labels)) if labels else []
+    column = {label: k for k, label in enumerate(classes, start=1)}
+    counts = np.zeros((len(members), 1 + len(classes)), np.int64)
+    for row, images in enumerate(members):
+        counts[row, 0] = len(images)
+        for i in images:
+            for label in labels[i]:
+                counts[row, column[label]] += 1
+    return counts
+
+
+def _stratified(counts: np.ndarray, fractions: np.ndarray) -> list[int]:
+    """The split of each group: the groups of the rarest class that is left are placed first, largest first, each where
+    most of that class is still wanted; ties go to where most images are wanted, then to the first split."""
+    fractions = fractions / fractions.sum()
+    wanted = counts.sum(axis=0)[None] * fractions[:, None]  # [splits, 1 + classes]
+    usable = fractions > 0
+    placed = np.full(len(counts), -1)
+    left = counts.sum(axis=0)
+    while (placed < 0).any():
+        classes = np.flatnonzero(left[1:] > 0) + 1
+        rarest = int(classes[left[classes].argmin()]) if classes.size else 0
+        rows = np.flatnonzero((placed < 0) & (counts[:, rarest] > 0))
+        for row in rows[np.argsort(-counts[rows, rarest], kind="stable")]:
+            keys = list(zip(wanted[:, rarest].round(9), wanted[:, 0].round(9), strict=True))
+            split = max(np.flatnonzero(usable), key=lambda k: keys[k])
+            placed[row] = split
+            wanted[split] -= counts[row]
+            left -= counts[row]
+    return cast("list[int]", placed.tolist())
