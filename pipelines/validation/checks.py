@@ -1,20 +1,25 @@
 """What validation judges: the dataset's shards as five tables, measured in one pass that keeps no pixels.
 
 Great Expectations looks at one or two columns of one table, so whatever needs pixels, masks or another row is
-measured here and becomes a column.
+measured here and becomes a column. Threads inspect the images, a bounded number at a time, since OpenCV and the hashes
+work without Python's lock; the tables are filled in the readers' order, whatever the number of threads.
 """
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipelines.data.schema import IGNORE, SPLITS, Manifest
+from pipelines.data.schema import IGNORE, SPLITS, Manifest, Record
 from pipelines.data.shards import ShardReader
-from pipelines.validation import leakage
-from pipelines.validation.inspection import Identity, Row, inspect
+from pipelines.validation import drift, leakage
+from pipelines.validation.balance import Tally
+from pipelines.validation.inspection import Identity, Inspection, Row, inspect
+from pipelines.validation.intake import Intake
 
 IMAGES = {
     "id": "object",
@@ -53,6 +58,7 @@ SEGMENTS = {
     "agreement": "float64",  # of its labelled pixels, how many have its class in the semantic map
 }
 CHUNK = 4096  # rows that are held as Python objects
+AHEAD = 4  # images per thread that wait for their turn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,23 +72,29 @@ class Tables:
     splits: pd.DataFrame  # a row per split
     dataset: pd.DataFrame  # one row
     pixels: dict[str, np.ndarray]  # split -> int64[256]: of every value in the semantic maps, declared or not
+    tally: Tally  # of the training split
+    intake: Intake
 
 
-def tabulate(folder: Path, *, advance: Callable[[int], None] = lambda done: None) -> Tables:
-    """Measure what ingest wrote to `folder`; `advance` is told how many images are done."""
+def tabulate(
+    folder: Path, intake: Intake, *, workers: int = 1, advance: Callable[[int], None] = lambda done: None
+) -> Tables:
+    """Measure what ingest wrote to `folder` and said in its `intake`; `advance` is told how many images are done."""
     readers = {split: ShardReader(folder, split) for split in SPLITS}
     manifest = readers["train"].manifest
     image_rows, segment_rows = _Frame(IMAGES), _Frame(SEGMENTS)
     pixels = {split: np.zeros(256, np.int64) for split in SPLITS}
+    tally = Tally(len(manifest.classes))
     identities: list[Identity] = []
-    for split, reader in readers.items():
-        for record in reader:
-            found = inspect(record, manifest.classes)
-            image_rows.add([found.image])
-            segment_rows.add(found.segments)
-            pixels[split] += found.counts
-            identities.append(found.identity)
-            advance(len(identities))
+    records = (record for reader in readers.values() for record in reader)
+    for found in _inspected(records, manifest, workers):
+        image_rows.add([found.image])
+        segment_rows.add(found.segments)
+        pixels[found.image["split"]] += found.counts
+        if found.image["split"] == "train":
+            tally.add(found.counts)
+        identities.append(found.identity)
+        advance(len(identities))
     images, segments = image_rows.whole(), segment_rows.whole()
     images = images.assign(**_leaks(images, identities))
     coverage = _coverage(images, segments, pixels, manifest)
@@ -91,10 +103,27 @@ def tabulate(folder: Path, *, advance: Callable[[int], None] = lambda done: None
         images=images,
         segments=segments,
         coverage=coverage,
-        splits=_splits(images, pixels, manifest),
-        dataset=_dataset(coverage, pixels, manifest),
+        splits=_splits(images, segments, pixels, manifest),
+        dataset=_dataset(coverage, pixels, manifest, intake),
         pixels=pixels,
+        tally=tally,
+        intake=intake,
     )
+
+
+def _inspected(records: Iterable[Record], manifest: Manifest, workers: int) -> Iterator[Inspection]:
+    """In the records' order. Records are read here, one shard after the other, and inspected in threads."""
+    waiting: deque[Future[Inspection]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for record in records:
+                waiting.append(pool.submit(inspect, record, manifest.classes))
+                if len(waiting) >= AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class _Frame:
@@ -160,7 +189,14 @@ def _coverage(
     return pd.DataFrame(rows, columns=["split", "class", "kind", "images", "pixels", "instances"])
 
 
-def _splits(images: pd.DataFrame, pixels: dict[str, np.ndarray], manifest: Manifest) -> pd.DataFrame:
+def _splits(
+    images: pd.DataFrame, segments: pd.DataFrame, pixels: dict[str, np.ndarray], manifest: Manifest
+) -> pd.DataFrame:
+    sizes = {
+        "image_size": drift.of_splits(drift.image_bins(images), images["split"]),
+        "object_size": drift.of_splits(drift.object_bins(images, segments), images["split"]),
+    }
+
     def row(split: str) -> Row:
         mine = images[images["split"] == split]
         train, here = (pixels[s][: len(manifest.classes)] for s in ("train", split))
@@ -171,20 +207,16 @@ def _splits(images: pd.DataFrame, pixels: dict[str, np.ndarray], manifest: Manif
             "instances": int(mine["instances"].sum()),
             "declared_instances": manifest.instances[split],
             "ignored": float(pixels[split][IGNORE] / max(pixels[split].sum(), 1)),
-            "drift": drift(train, here) if len(mine) else 0.0,
+            "drift": drift.total_variation(train, here) if len(mine) else 0.0,
+            **{f"{name}_distance": found[split].distance for name, found in sizes.items()},
+            **{f"{name}_chance": found[split].chance for name, found in sizes.items()},
+            **{f"{name}_drift": found[split].proven for name, found in sizes.items()},
         }
 
     return pd.DataFrame([row(split) for split in SPLITS])
 
 
-def drift(reference: np.ndarray, other: np.ndarray) -> float:
-    """Total variation between two histograms: 0 for equal proportions, 1 where nothing is shared."""
-    if not reference.sum() or not other.sum():
-        return float(reference.sum() != other.sum())
-    return float(np.abs(reference / reference.sum() - other / other.sum()).sum() / 2)
-
-
-def _dataset(coverage: pd.DataFrame, pixels: dict[str, np.ndarray], manifest: Manifest) -> pd.DataFrame:
+def _dataset(coverage: pd.DataFrame, pixels: dict[str, np.ndarray], manifest: Manifest, intake: Intake) -> pd.DataFrame:
     seen = np.flatnonzero(np.sum(list(pixels.values()), axis=0)).tolist()
     trained = coverage[(coverage["split"] == "train") & (coverage["kind"] == "thing")]
     row = {
@@ -193,6 +225,7 @@ def _dataset(coverage: pd.DataFrame, pixels: dict[str, np.ndarray], manifest: Ma
         "things": len(manifest.things),
         "train_instances": int(trained["instances"].sum()),
         "binary": seen == [0, IGNORE] and len(manifest.classes) > 1,
+        "quarantined": intake.quarantined,
         "statistics_agree": tuple(pixels["train"][: len(manifest.classes)].tolist()) == manifest.pixels_per_class,
     }
     return pd.DataFrame([row])

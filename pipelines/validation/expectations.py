@@ -59,6 +59,7 @@ class Limits:
     max_ignored: float
     min_class_pixels: int
     max_class_drift: float
+    max_size_drift: float
 
 
 class Count(int):

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from pipelines.data.schema import IGNORE, ClassInfo, Record, Segment
+from pipelines.data.statistics import histogram
 from pipelines.validation import leakage
 
 Row = dict[str, Any]
@@ -37,9 +38,9 @@ class Inspection:
 
 
 def inspect(record: Record, classes: tuple[ClassInfo, ...]) -> Inspection:
-    picture = decode(record.image)
+    picture = decode(record)
     labels = record.semantic.ravel(order="F")  # as the runs of a segment go
-    counts = np.bincount(labels, minlength=256)
+    counts = histogram(labels)
     covered = np.zeros(labels.size, np.uint16)
     segments = [_inspect_segment(s, record.height, labels, covered, classes) for s in record.segments]
     return Inspection(
@@ -54,9 +55,24 @@ def inspect(record: Record, classes: tuple[ClassInfo, ...]) -> Inspection:
     )
 
 
-def decode(data: bytes) -> np.ndarray | None:
-    """RGB; cv2 is safe here, because the shard's hash says that these are the bytes that ingest decoded in full."""
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+def decode(record: Record) -> np.ndarray | None:
+    """uint8[h, w, 3] RGB, or None; the size is the picture's own, whatever the record says.
+
+    cv2 is safe here, because the shard's hash says that these are the bytes that ingest decoded in full.
+    """
+    data = np.frombuffer(record.image, np.uint8)
+    if record.format == "raw":
+        shape = (record.height, record.width, 3)
+        return data.reshape(shape) if data.size == np.prod(shape) else None
+    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+
+
+def _content_format(record: Record, picture: np.ndarray | None) -> str:
+    """By the first bytes; decoded pixels have none of their own, so there it is whether they fill the picture."""
+    if record.format == "raw" and picture is not None:
+        return "raw"
+    start = bytes(record.image[:8])
+    return next((name for name, signature in SIGNATURES.items() if start.startswith(signature)), "unknown")
 
 
 def _hash(array: np.ndarray) -> bytes:
@@ -68,12 +84,11 @@ def _hash(array: np.ndarray) -> bytes:
 def _describe(record: Record, picture: np.ndarray | None, counts: np.ndarray, classes: tuple[ClassInfo, ...]) -> Row:
     height, width = (record.height, record.width) if picture is None else picture.shape[:2]
     undeclared = [i for i in np.flatnonzero(counts).tolist() if len(classes) <= i != IGNORE]
-    content = [name for name, start in SIGNATURES.items() if bytes(record.image[:8]).startswith(start)]
     return {
         "id": record.id,
         "split": record.split,
         "format": record.format,
-        "content_format": content[0] if content else "unknown",
+        "content_format": _content_format(record, picture),
         "height": record.height,
         "width": record.width,
         "decodes": picture is not None,
@@ -88,12 +103,12 @@ def _describe(record: Record, picture: np.ndarray | None, counts: np.ndarray, cl
 
 def _cover(labels: np.ndarray, covered: np.ndarray, classes: tuple[ClassInfo, ...]) -> Row:
     """How the segments lie over the semantic map; `covered` counts them at each pixel."""
-    isthing = np.zeros(256, bool)
+    isthing = np.zeros(256, np.uint8)
     isthing[: len(classes)] = [c.isthing for c in classes]
     pixels = max(labels.size, 1)
     return {
         "overlap": np.count_nonzero(covered > 1) / pixels,
-        "uncovered": np.count_nonzero(isthing[labels] & (covered == 0)) / pixels,
+        "uncovered": np.count_nonzero(cv2.LUT(labels, isthing).ravel() > covered) / pixels,
     }
 
 

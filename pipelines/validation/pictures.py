@@ -45,7 +45,7 @@ class Gallery:
 
 
 def _picture(record: Record, classes: tuple[ClassInfo, ...]) -> Picture | None:
-    image = decode(record.image)
+    image = decode(record)
     if image is None:
         return None
     height, width = image.shape[:2]

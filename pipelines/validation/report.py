@@ -1,6 +1,6 @@
 """What validation found, for machines (a dictionary without times or paths) and for people (one page, no network)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ SAMPLES = 4  # pictures of each split
 PICTURED = 4  # examples of a failed check that are shown as pictures
 TWINS = ("copy_of", "reencoding_of", "resembles", "repeats")
 SIZES = 12  # image sizes that are told apart
+ITEMS = 1000  # findings of ingest on the page; more is for programs
 
 
 def faults(outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -34,6 +35,7 @@ def summarize(tables: Tables, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "success": not faults(outcomes),
         "dataset": tables.manifest.hash,
+        "ingest": tables.intake.summary(),
         "checks": [
             {
                 "name": o.name,
@@ -77,8 +79,8 @@ def object_sides(segments: pd.DataFrame) -> list[tuple[str, int]]:
     return [(f"{2**k}-{2 ** (k + 1)}", int(n)) for k, n in enumerate(counts) if k >= first]
 
 
-def page(tables: Tables, outcomes: Sequence[Outcome], folder: Path) -> str:
-    """The report for people; the pictures come from the shards in `folder`."""
+def page(tables: Tables, outcomes: Sequence[Outcome], balance: Mapping[str, Any], folder: Path) -> str:
+    """The report for people; `balance` is balance.json's, the pictures come from the shards in `folder`."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -92,7 +94,11 @@ def page(tables: Tables, outcomes: Sequence[Outcome], folder: Path) -> str:
         warnings=len(warnings(outcomes)),
         leakage=[o for o in outcomes if o.name.startswith("leakage.")],
         splits=tables.splits.to_dict(orient="records"),
-        classes=_balance(tables),
+        classes=_shares(tables),
+        balance=balance,
+        repeated=sum(row["images"] for row in balance["repeats"]["images_by_factor"] if row["factor"] > 1),
+        intake=tables.intake,
+        items=tables.intake.findings[:ITEMS],
         image_sizes=_bars(image_sizes(tables.images)),
         object_sides=_bars(object_sides(tables.segments)),
         samples=[(split, _samples(tables.images, split, gallery)) for split in SPLITS],
@@ -110,6 +116,7 @@ def _tiles(tables: Tables) -> dict[str, str]:
         "classes": len(tables.manifest.classes),
         "instances": int(tables.splits["instances"].sum()),
         "crowds": int(tables.segments["iscrowd"].sum()),
+        "images left out": tables.intake.quarantined,
     }
     tiles = {name: f"{n:,}" for name, n in numbers.items()}
     return {**tiles, "of the pixels ignored": f"{ignored / max(pixels, 1):.1%}"}
@@ -126,7 +133,7 @@ def _pictures(outcome: Outcome, gallery: Gallery, row_of: dict[str, int]) -> Ite
         yield [picture for picture in pictures if picture is not None]
 
 
-def _balance(tables: Tables) -> list[dict[str, Any]]:
+def _shares(tables: Tables) -> list[dict[str, Any]]:
     """A row per class: its share of each split's labelled pixels, with the bar's width against the largest share."""
     classes = tables.manifest.classes
     pixels, instances = (

@@ -14,6 +14,7 @@ from pipelines.data.schema import IGNORE, ClassInfo, Record, Segment
 from pipelines.errors import RunError
 from pipelines.validation.checks import Tables, tabulate
 from pipelines.validation.expectations import Check, Count, Limits, guards, judge
+from pipelines.validation.intake import Finding, Intake
 from pipelines.validation.suites import CHECKS
 
 SKY, SAND, CAT, DOG = range(4)
@@ -31,6 +32,7 @@ LIMITS = Limits(
     max_ignored=0.2,
     min_class_pixels=1,
     max_class_drift=0.2,
+    max_size_drift=0.2,
 )
 
 
@@ -90,8 +92,10 @@ class Broken:
     edit: dict[str, Edit] = field(default_factory=dict)
     everywhere: Edit = lambda r: r
     drop: tuple[str, ...] = ()
+    more: int = 0  # training images: from fewer, chance explains nearly everything
     classes: tuple[ClassInfo, ...] = CLASSES
     tables: Callable[[Tables], Tables] = lambda tables: tables
+    intake: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, Any] = field(default_factory=dict)
     also: frozenset[str] = frozenset()  # what cannot hold then either
     says: str = ""
@@ -149,6 +153,32 @@ def bare(r: Record) -> Record:
     return replace(r, semantic=semantic, segments=())
 
 
+def written_with(pixels: np.ndarray, **changes: Any) -> Edit:
+    """What ingest would not write: bytes that are not these pixels."""
+    return lambda r: replace(r, pixels=pixels, **changes)
+
+
+def larger(r: Record) -> Record:
+    """The same scene in 64 x 96, its things as they were."""
+    semantic = np.full((2 * HEIGHT, 2 * WIDTH), SKY, np.uint8)
+    semantic[HEIGHT:] = SAND
+    semantic[:HEIGHT, :WIDTH][r.semantic >= CAT] = r.semantic[r.semantic >= CAT]
+    masks = [np.pad(rle.decode(s.counts, HEIGHT, WIDTH), ((0, HEIGHT), (0, WIDTH))) for s in r.segments]
+    segments = tuple(segment(s.category, m) for s, m in zip(r.segments, masks, strict=True))
+    picture = cv2.resize(cv2.imdecode(np.frombuffer(r.image, np.uint8), cv2.IMREAD_COLOR), (2 * WIDTH, 2 * HEIGHT))
+    return replace(r, height=2 * HEIGHT, width=2 * WIDTH, image=encode(picture), semantic=semantic, segments=segments)
+
+
+def halved(r: Record) -> Record:
+    """Each thing cut in two: twice as many, half as large."""
+    halves = []
+    for s in r.segments:
+        mask = rle.decode(s.counts, HEIGHT, WIDTH)
+        left = mask & (np.arange(WIDTH) < s.bbox[0] + s.bbox[2] // 2)
+        halves += [segment(s.category, left), segment(s.category, mask & ~left)]
+    return replace(r, segments=tuple(halves))
+
+
 def crowds(*categories: int) -> Edit:
     return lambda r: replace(r, segments=tuple(replace(s, iscrowd=s.category in categories) for s in r.segments))
 
@@ -164,11 +194,25 @@ def of_train(edit: Edit, images: int = 6) -> dict[str, Edit]:
 STUFF = tuple(replace(c, isthing=False) for c in CLASSES)
 INSTANCE, SEMANTIC = {"task": "instance"}, {"task": "semantic"}
 BROKEN = {
+    "ingest.quarantined": Broken(
+        intake={
+            "found": 14,
+            "kept": 11,
+            "quarantined": 3,
+            "findings": (
+                *(Finding(file=f, outcome="quarantined", kind="truncated", reason="") for f in ("a.png", "b.png")),
+                Finding(file="c.png", outcome="quarantined", kind="no-mask", reason=""),
+                Finding(file="d.png", outcome="mended", kind="palette", reason=""),
+            ),
+        },
+        says="ingest left out 3 of 14 images (21.4%): truncated 2, no-mask 1",
+    ),
     "structure.ids": Broken(tables=table("images", id="train/1"), says="2 images with the same id"),
-    "structure.decodes": Broken(edit={"val/0": lambda r: replace(r, image=r.image[:8])}, says="val/0"),
+    "structure.decodes": Broken(edit={"val/0": written_with(painting(0), image=encode(painting(0))[:8])}, says="val/0"),
     "structure.format": Broken(edit={"val/0": lambda r: replace(r, format="jpeg")}, says="val/0: jpeg, holds png"),
     "structure.size": Broken(
-        edit={"val/0": lambda r: replace(r, image=encode(painting(7, (49, HEIGHT))))}, says="mask 48x32, image 49x32"
+        edit={"val/0": written_with(painting(0), image=encode(painting(7, (49, HEIGHT))))},
+        says="mask 48x32, image 49x32",
     ),
     "structure.images": Broken(tables=table("splits", declared_images=7), says="train: 6, said 7"),
     "structure.instances": Broken(tables=table("splits", declared_instances=13), says="train: 12, said 13"),
@@ -202,6 +246,12 @@ BROKEN = {
     "segments.area": Broken(edit={"train/0": first(area=37)}, says="37, the mask has 36"),
     "segments.box": Broken(edit={"train/0": first(bbox=(4, 4, 10, 10))}, says="4 4 10 10, the mask has 4 4 6 6"),
     "segments.empty": Broken(edit={"train/0": add(segment(CAT, box(0, 0, 0, 0)))}, says="train/0 segment 2"),
+    "segments.tiny": Broken(
+        edit={"train/0": lambda r: add(segment(SKY, box(0, 45, 1, 3)))(r)},
+        classes=(replace(CLASSES[SKY], isthing=True), *CLASSES[1:]),
+        limits=INSTANCE,
+        says="1 mask of fewer than 4 pixels (train/0 segment 2: 3 pixels)",
+    ),
     "segments.declared": Broken(
         edit={"train/0": lambda r: add(segment(21, CORNER))(paint(IGNORE)(r))}, says="train/0 segment 2: class 21"
     ),
@@ -240,6 +290,12 @@ BROKEN = {
         edit={f"val/{i}": paint(SKY, box(24, 0, 8, WIDTH)) for i in range(3)},
         says="val (3 images): total variation 0.25, at most 0.2",
     ),
+    "sizes.images": Broken(
+        edit={f"val/{i}": larger for i in range(3)}, more=6, says="val (3 images): 1.00, at most 0.2"
+    ),
+    "sizes.objects": Broken(
+        edit={f"val/{i}": halved for i in range(3)}, more=6, says="val (3 images): 1.00, at most 0.2"
+    ),
     "leakage.copies": Broken(
         edit={"val/0": looks_like("train", 1, relabelled=True), "test/1": looks_like("train", 2)},
         says="1 image in both train and val, 1 image in both train and test (val/0 is train/1; test/1 is train/2)",
@@ -253,12 +309,13 @@ BROKEN = {
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Tables]:
+def measured(tmp_path_factory: pytest.TempPathFactory, clean: Intake) -> Callable[..., Tables]:
     def measure(broken: Broken) -> Tables:
         folder = tmp_path_factory.mktemp("dataset")
         records = [broken.edit.get(r.id, broken.everywhere)(r) for r in healthy() if r.id not in broken.drop]
+        records += [record("train", IMAGES["train"] + k) for k in range(broken.more)]
         shards.write(records, classes=broken.classes, name="pets", format="folder", out=folder, rows_per_shard=4)
-        return broken.tables(tabulate(folder))
+        return broken.tables(tabulate(folder, replace(clean, **broken.intake)))
 
     return measure
 

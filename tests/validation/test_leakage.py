@@ -8,7 +8,7 @@ from pipelines.validation.inspection import decode
 
 
 def scene(index: int, *, side: int = 96, difficulty: float = 0.5) -> np.ndarray:
-    image = decode(shapes.draw("train", index, seed=3, height=side, width=side, difficulty=difficulty).image)
+    image = decode(shapes.draw("train", index, seed=3, height=side, width=side, difficulty=difficulty))
     assert image is not None
     return image
 
@@ -18,9 +18,8 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def as_jpeg(image: np.ndarray) -> np.ndarray:
-    decoded = decode(cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 50))[1].tobytes())
-    assert decoded is not None
-    return decoded
+    encoded = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 50))[1]
+    return cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
 
 
 @pytest.mark.parametrize(

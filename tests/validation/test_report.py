@@ -19,6 +19,7 @@ LIMITS = Limits(
     max_ignored=0.5,
     min_class_pixels=1,
     max_class_drift=1.0,
+    max_size_drift=1.0,
 )
 
 

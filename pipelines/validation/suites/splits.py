@@ -4,7 +4,7 @@ from great_expectations.expectations.row_conditions import Column
 
 from pipelines.data.schema import SPLITS
 from pipelines.validation.checks import Tables
-from pipelines.validation.expectations import Check, Limits
+from pipelines.validation.expectations import TASKS, Check, Limits
 from pipelines.validation.suites.terms import SEGMENTED, between, never
 
 
@@ -34,6 +34,24 @@ def _enough(split: str) -> Check:
 
 
 SPLIT_SIZES = tuple(_enough(split) for split in SPLITS)
+
+
+def _sizes(what: str, tasks: tuple[str, ...]) -> Check:
+    return Check(
+        name=f"sizes.{what}s",
+        table="splits",
+        **between(f"{what}_size_drift"),
+        limit=lambda limits: {"max_value": limits.max_size_drift},
+        severity="warning",
+        tasks=tasks,
+        expected=f"the sizes of {what}s drift from the training split's by at most {{max_size_drift:g}}, chance aside",
+        fault=f"{{n:split}} with {what}s of other sizes than the training split",
+        example=f"{{split}} ({{images:image}}): {{{what}_size_drift:.2f}}, at most {{max_size_drift:g}}",
+        do="draw the splits at random from the same images, or raise validate.max_size_drift if that is how it must be",
+    )
+
+
+SIZES = (_sizes("image", TASKS), _sizes("object", SEGMENTED))
 
 LEAKAGE = (
     Check(

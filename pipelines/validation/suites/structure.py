@@ -1,6 +1,7 @@
 """Files, sizes and masks: that the dataset is what it says it is."""
 
 import great_expectations.expectations as gxe
+from great_expectations.expectations.row_conditions import Column
 
 from pipelines.validation.expectations import INGEST_BUG, Check
 from pipelines.validation.suites.terms import SEGMENTED, always, between, equal
@@ -69,6 +70,8 @@ STRUCTURE = (
     ),
 )
 
+TINY = 4  # pixels below which a mask is more likely a slip of the hand than an object
+
 SEGMENTS = (
     Check(
         name="segments.runs",
@@ -107,6 +110,17 @@ SEGMENTS = (
         expected="no mask is empty",
         fault="{n:empty mask}",
         do="remove these annotations, or draw their masks",
+    ),
+    Check(
+        name="segments.tiny",
+        table="segments",
+        tasks=SEGMENTED,
+        **between("measured_area", min_value=TINY, mostly=0.99, row_condition=Column("measured_area") > 0),
+        severity="warning",
+        expected=f"at most one mask in a hundred has fewer than {TINY} pixels",
+        fault=f"{{n:mask}} of fewer than {TINY} pixels",
+        example="{id} segment {segment}: {measured_area:pixel}",
+        do="look whether they are crumbs of cut or scaled masks; remove those",
     ),
     Check(
         name="segments.declared",
