@@ -1,6 +1,13 @@
 """Run-length masks in COCO's convention: column-major order, the first run counts zeros."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+
+from pipelines.data.faults import FaultError
+
+CHARACTERS = 7  # of one number in a compressed string: 35 bits
 
 
 def encode(mask: np.ndarray) -> np.ndarray:
@@ -60,3 +67,103 @@ def pieces(counts: np.ndarray, offsets: np.ndarray, height: int, width: int) -> 
         )
         column = column[at] + step
     return mask, column, top, bottom + 1
+
+
+def from_edges(edges: np.ndarray, pixels: int) -> np.ndarray:
+    """Where the mask changes, int64[n] in any order, as places 0..pixels in column-major order -> run lengths. Two
+    changes at one place are none."""
+    places, times = np.unique(edges[edges < pixels], return_counts=True)
+    counts: np.ndarray = np.diff(places[times % 2 == 1], prepend=0, append=pixels).astype(np.uint32)
+    return counts
+
+
+def from_list(values: Sequence[Any], height: int, width: int) -> np.ndarray:
+    """COCO's uncompressed RLE: a list of run lengths from outside."""
+    try:
+        counts = np.asarray(values, np.int64) if all(type(v) is int for v in values) else None
+    except OverflowError:
+        counts = None
+    if counts is None:
+        raise FaultError("bad-rle", "RLE counts must be whole numbers")
+    return _filling(counts, height, width)
+
+
+def from_string(text: str, height: int, width: int) -> np.ndarray:
+    """COCO's compressed RLE: run lengths, from the fourth on as differences to the last but one, each in characters
+    of five bits with a sixth that says that more follow, the lowest first."""
+    codes = np.frombuffer(text.encode(errors="replace"), np.uint8).astype(np.int64) - ord("0")
+    if ((codes < 0) | (codes > 63)).any():
+        raise FaultError("bad-rle", "RLE string has characters other than '0' to 'o'")
+    last = np.flatnonzero(codes & 32 == 0)
+    if codes.size and (not last.size or last[-1] != codes.size - 1):
+        raise FaultError("bad-rle", "RLE string ends within a number")
+    first = np.concatenate([[0], last + 1]).astype(np.int64)[:-1]
+    lengths = last - first + 1
+    if lengths.max(initial=0) > CHARACTERS:
+        raise FaultError("bad-rle", f"RLE string has a number of more than {CHARACTERS} characters")
+    shifts = 5 * (np.arange(codes.size) - np.repeat(first, lengths))
+    values = np.add.reduceat((codes & 31) << shifts, first) if codes.size else codes
+    values -= np.where(codes[last] & 16, np.int64(1) << 5 * lengths, 0)
+    for start in (1, 2):
+        values[start::2] = np.cumsum(values[start::2])
+    return _filling(values, height, width)
+
+
+def to_string(counts: np.ndarray) -> str:
+    """The inverse of `from_string`."""
+    values = counts.astype(np.int64)
+    values[3:] -= counts[1:-2]
+    found = bytearray()
+    for value in values.tolist():
+        more = True
+        while more:
+            code = value & 31
+            value >>= 5
+            more = value != (-1 if code & 16 else 0)
+            found.append(ord("0") + code + 32 * more)
+    return found.decode()
+
+
+def combine(masks: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:
+    """Run lengths of masks of one size, and weights -> those of the pixels at which the weights sum to more than 0."""
+    edges = [np.cumsum(counts, dtype=np.int64) for counts, _ in masks]
+    signs = [np.where(np.arange(len(counts)) % 2 == 0, weight, -weight) for counts, weight in masks]
+    pixels = int(edges[0][-1])
+    places, which = np.unique(np.concatenate(edges), return_inverse=True)
+    steps = np.bincount(which, weights=np.concatenate(signs), minlength=places.size)
+    isset = np.cumsum(steps) > 0
+    return from_edges(places[isset != np.concatenate([[False], isset[:-1]])], pixels)
+
+
+def union(masks: Sequence[np.ndarray]) -> np.ndarray:
+    return masks[0] if len(masks) == 1 else combine([(mask, 1) for mask in masks])
+
+
+def without(mask: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return combine([(mask, 1), (other, -1)])
+
+
+def box(counts: np.ndarray, height: int) -> tuple[int, int, int, int]:
+    """As `bbox`, of run lengths, without the mask."""
+    ends = np.cumsum(counts, dtype=np.int64)
+    isset = (np.arange(counts.size) % 2 == 1) & (counts > 0)
+    if not isset.any():
+        return (0, 0, 0, 0)
+    left, top = np.divmod((ends - counts)[isset], height)
+    right, bottom = np.divmod(ends[isset] - 1, height)
+    around = left != right  # goes on at the top of the next column
+    x, y = int(left[0]), 0 if around.any() else int(top.min())
+    low = height - 1 if around.any() else int(bottom.max())
+    return (x, y, int(right[-1]) - x + 1, low - y + 1)
+
+
+def _filling(counts: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Run lengths from outside, checked; those of length 0 within are left out."""
+    pixels = height * width
+    if (counts < 0).any():
+        raise FaultError("bad-rle", f"RLE has a run of length {counts.min()}")
+    if counts.max(initial=0) > pixels:  # before they are summed: a sum may overflow
+        raise FaultError("bad-rle", f"RLE sum of {counts.max()} or more != h*w {pixels}")
+    if counts.sum() != pixels:
+        raise FaultError("bad-rle", f"RLE sum {counts.sum()} != h*w {pixels}")
+    return from_edges(np.cumsum(counts)[:-1], pixels)
