@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from pipelines.data.formats import cityscapes, coco_panoptic, folder, kitti, mapillary_vistas, shapes
+from pipelines.data.formats import cityscapes, coco_panoptic, folder, kitti, mapillary_vistas, shapes, voc
 from pipelines.data.formats.source import FormatSpec, Item, Scan, Source
 from pipelines.data.schema import Record, Split
 
@@ -31,6 +31,9 @@ def _draw(item: Drawn, **how: Any) -> Record:
 FORMATS: dict[str, FormatSpec] = {
     "shapes": FormatSpec(scan=_scan_shapes, isolated=False, holds="nothing"),
     "folder": FormatSpec(scan=folder.scan, isolated=True, holds="classes.yaml, images/ and masks/"),
+    "voc": FormatSpec(
+        scan=voc.scan, isolated=True, holds="ImageSets/Segmentation/, JPEGImages/ and SegmentationClass/"
+    ),
     "coco-panoptic": FormatSpec(scan=coco_panoptic.scan, isolated=True, holds="annotations/panoptic_*.json"),
     "cityscapes": FormatSpec(scan=cityscapes.scan, isolated=True, holds="leftImg8bit/, and gtFine/ or gtCoarse/"),
     "kitti": FormatSpec(scan=kitti.scan, isolated=True, holds="training/image_2/ and training/semantic/"),
