@@ -92,7 +92,8 @@ def counts(points: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _along(points: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    return np.take_along_axis(points, axis[:, None], axis=1)[:, 0]
+    taken: np.ndarray = np.take_along_axis(points, axis[:, None], axis=1)[:, 0]
+    return taken
 
 
 def _crossings(x0: np.ndarray, x1: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -111,15 +112,17 @@ def _crossings(x0: np.ndarray, x1: np.ndarray, width: int) -> tuple[np.ndarray, 
 def _flat_rows(x: np.ndarray, y: np.ndarray, slope: np.ndarray, column: np.ndarray) -> np.ndarray:
     """The fine row at which an edge that goes by columns passes: the upper one of both sides."""
     step = SCALE * column + 2 - x
-    rows = [(y + slope * t + 0.5).astype(np.int64) for t in (step, step + 1)]
-    return np.minimum(*rows)
+    before, after = ((y + slope * t + 0.5).astype(np.int64) for t in (step, step + 1))
+    upper: np.ndarray = np.minimum(before, after)
+    return upper
 
 
 def _steep_rows(x: np.ndarray, y: np.ndarray, slope: np.ndarray, column: np.ndarray) -> np.ndarray:
     """The fine row at which an edge that goes by rows passes: the last one before its column changes."""
     middle = SCALE * column + 3
-    step = np.ceil((middle - 0.5 - x) / slope).astype(np.int64) - 1
+    step: np.ndarray = np.ceil((middle - 0.5 - x) / slope).astype(np.int64) - 1
     for _ in range(2):  # the division rounds: look where the outline itself, rounded as COCO does, has passed
         passed = ((x + slope * step + 0.5).astype(np.int64) >= middle) == (slope > 0)
         step += ~passed
-    return y + step - 1
+    last: np.ndarray = y + step - 1
+    return last

@@ -11,7 +11,6 @@ from pycocotools import mask as coco
 from pipelines.data import polygons, rle
 from pipelines.data.faults import FaultError
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools's
 
 
