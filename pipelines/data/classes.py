@@ -8,9 +8,9 @@ ignored pixels. The others are the dataset's classes, in this order. Further key
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,17 +114,25 @@ class ClassTable:
         ids = bounded([str(v) for v in outside], limit=10)
         counts = bounded([f"{n} pixels of {v}" for v, n in outside.items()], limit=10)
         return (
-            f"ids {{{', '.join(ids)}}} outside {_ranges(self.values)}, ignore {IGNORE} ({', '.join(counts)})"
+            f"ids {{{', '.join(ids)}}} outside {_ranges(self._masked)}, ignore {IGNORE} ({', '.join(counts)})"
             f"{self._hint(values.tolist(), list(outside))}"
         )
 
+    @property
+    def _masked(self) -> list[int]:
+        """The values that a mask can hold: a table may have -1 for what was never painted."""
+        return sorted(value for value in self.values if value >= 0)
+
     def _hint(self, values: Sequence[int], outside: Sequence[int]) -> str:
-        known = sorted(self.values)
-        if outside == [known[-1] + 1] and known[0] not in values:
+        known, other = self._masked, published("cityscapes")
+        if known and outside == [known[-1] + 1] and known[0] not in values:
             return "; do the ids count from 1?"
+        if {c.name for c in self.classes} == {c.name for c in other.classes} and {*values} <= {*other.values, IGNORE}:
+            return "; looks like labelIds of Cityscapes: give the classes these ids, or set dataset.format: cityscapes"
         return ""
 
 
+@cache
 def published(name: str) -> ClassTable:
     """A table that comes with the project."""
     return parse((PUBLISHED / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml", Entry)
@@ -151,7 +159,8 @@ def table(entries: Iterable[Entry]) -> ClassTable:
         raise FaultError("class-table", "some classes have an id and some have none: give one to all or to none")
     if not numbered:
         listed = tuple(e.model_copy(update={"id": i}) for i, e in enumerate(listed))
-    for what, values in {"name": [e.name for e in listed], "id": [e.id for e in listed]}.items():
+    named: dict[str, list[Any]] = {"name": [e.name for e in listed], "id": [e.id for e in listed]}
+    for what, values in named.items():
         if twice := duplicates(values):
             raise FaultError("class-table", f"classes of the same {what}: {', '.join(map(str, twice))}")
     check_count(sum(not e.ignore for e in listed))
@@ -196,7 +205,7 @@ def _rgb(values: list[int]) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _ranges(values: Mapping[int, int]) -> str:
+def _ranges(values: Iterable[int]) -> str:
     """[0, 1, 2, 7] -> "0..2, 7"."""
     runs: list[list[int]] = []
     for value in sorted(values):

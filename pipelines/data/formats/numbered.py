@@ -120,7 +120,8 @@ def _disagreement(
 ) -> str:
     classes = table.by_value[of_value]
     if unknown := found[classes[found] == UNKNOWN].tolist():
-        said = f"values {bounded([str(v) for v in unknown], 10)} are of labels that are not in the class table"
+        listed = ", ".join(bounded([str(v) for v in unknown], 10))
+        said = f"values {{{listed}}} are of labels that are not in the class table"
     else:
         differs = classes[values] != semantic
         pairs, counts = np.unique(np.stack([semantic[differs], classes[values][differs]]), axis=1, return_counts=True)
