@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.data.schema import IGNORE, SPLITS, Manifest, Record
+from pipelines.data.schema import IGNORE, SPLITS, ClassInfo, Manifest, Record
 from pipelines.data.shards import ShardReader
 from pipelines.validation import drift, leakage
 from pipelines.validation.balance import Tally
@@ -87,7 +87,7 @@ def tabulate(
     tally = Tally(len(manifest.classes))
     identities: list[Identity] = []
     records = (record for reader in readers.values() for record in reader)
-    for found in _inspected(records, manifest, workers):
+    for found in _inspected(records, manifest.classes, workers):
         image_rows.add([found.image])
         segment_rows.add(found.segments)
         pixels[found.image["split"]] += found.counts
@@ -111,13 +111,13 @@ def tabulate(
     )
 
 
-def _inspected(records: Iterable[Record], manifest: Manifest, workers: int) -> Iterator[Inspection]:
+def _inspected(records: Iterable[Record], classes: tuple[ClassInfo, ...], workers: int) -> Iterator[Inspection]:
     """In the records' order. Records are read here, one shard after the other, and inspected in threads."""
     waiting: deque[Future[Inspection]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for record in records:
-                waiting.append(pool.submit(inspect, record, manifest.classes))
+                waiting.append(pool.submit(inspect, record, classes))
                 if len(waiting) >= AHEAD * workers:
                     yield waiting.popleft().result()
             while waiting:

@@ -19,7 +19,8 @@ from pipelines.stage import Paths
 from stages import validate
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMITS = {"min_images": {"train": 8, "val": 4, "test": 4}, "max_ignored": 0.5, "min_class_pixels": 1}
+LIMITS = {"validate.min_images": {"train": 8, "val": 4, "test": 4}, "validate.max_class_drift": 0.5}
+LEFT_OUT = {"file": "images/x.png", "outcome": "quarantined", "kind": "truncated", "reason": "it ends"}
 
 
 def records() -> list[Record]:
@@ -27,9 +28,14 @@ def records() -> list[Record]:
     return [shapes.draw(*item, seed=0, height=64, width=64, difficulty=0.5) for item in plan]
 
 
-def ingested(root: Path, made: list[Record]) -> Paths:
+def ingested(root: Path, made: list[Record], findings: tuple[dict[str, str], ...] = ()) -> Paths:
+    """As `ingest` leaves it; each of the findings is an image that it left out."""
     write = {"classes": shapes.classes(), "name": "shapes", "format": "shapes", "rows_per_shard": 8}
-    shards.write(made, out=root / "results/ingest", **write)
+    manifest = shards.write(made, out=root / "results/ingest", **write)
+    images = {"found": len(made) + len(findings), "kept": len(made), "mended": 0, "quarantined": len(findings)}
+    said = {"outcome": "written", "dataset": manifest.hash, "images": images, "max_rejected": 0.2}
+    report = {**said, "source_hashes": False, "counts": {}, "findings": findings}
+    (root / "results/ingest/report.json").write_text(json.dumps(report))
     out = root / "results/.validate"
     out.mkdir(exist_ok=True)
     return Paths(root=root, out=out)
@@ -46,7 +52,7 @@ def broken() -> list[Record]:
 
 def parameters(**changes: Any) -> dict[str, Any]:
     raw = config.read(ROOT / "params.yaml")
-    return config.merge(raw, {"validate": {**LIMITS, "max_class_drift": 0.5}, **changes})
+    return config.merge(raw, {**LIMITS, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +71,41 @@ def test_a_sound_dataset_passes_and_clears_an_earlier_failure(tmp_path, params):
     assert "Fit for training" in (paths.out / "report.html").read_text()
     assert (paths.out / "data_docs" / "index.html").is_file()
     assert not paths.of("validate-failed").exists()
+
+
+def test_the_balance_is_of_the_training_split(tmp_path, params):
+    made = records()
+    paths = ingested(tmp_path, made)
+    validate.run(params, paths)
+    said = json.loads((paths.out / "balance.json").read_text())
+    train = [r.semantic for r in made if r.split == "train"]
+    assert said["dataset"] == shards.read_manifest(paths.of("ingest")).hash
+    assert said["images"] == 8
+    assert said["repeat_threshold"] == params.validate_.repeat_threshold
+    assert [row["pixels"] for row in said["classes"]] == [sum(int((m == k).sum()) for m in train) for k in range(10)]
+    assert [row["images"] for row in said["classes"]] == [sum(bool((m == k).any()) for m in train) for k in range(10)]
+
+
+def test_images_that_were_left_out_are_a_warning(tmp_path, params, capsys):
+    paths = ingested(tmp_path, records(), (LEFT_OUT,))
+    assert validate.run(params, paths)["warnings"] > 0
+    said = capsys.readouterr().err
+    assert "warning: ingest.quarantined: ingest left out 1 of 17 images (5.9%), for these faults: truncated 1" in said
+    assert json.loads((paths.out / "report.json").read_text())["ingest"]["images"]["quarantined"] == 1
+    assert "images/x.png" in (paths.out / "report.html").read_text()
+
+
+def test_a_report_of_another_dataset_is_refused(tmp_path, params):
+    paths = ingested(tmp_path, records())
+    report = paths.of("ingest") / "report.json"
+    earlier = report.read_text()
+    ingested(tmp_path, records()[1:])
+    report.write_text(earlier)
+    with pytest.raises(DataError, match=r"report\.json is about the dataset [0-9a-f]{12}, and dataset\.json is"):
+        validate.run(params, paths)
+    report.unlink()
+    with pytest.raises(DataError, match=r"report\.json is missing"):
+        validate.run(params, paths)
 
 
 def test_all_faults_of_a_broken_dataset_are_in_one_message(tmp_path, params):

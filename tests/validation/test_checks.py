@@ -7,6 +7,7 @@ import pytest
 from pipelines.data import rle, shards
 from pipelines.data.formats import shapes
 from pipelines.data.schema import IGNORE, ClassInfo, Record, Segment
+from pipelines.errors import DataError
 from pipelines.validation import checks
 from pipelines.validation.inspection import extent, inspect
 
@@ -152,6 +153,39 @@ def test_chunks_do_not_change_the_tables(tmp_path, clean, monkeypatch):
     for table in ("images", "segments", "coverage", "splits", "dataset"):
         assert getattr(whole, table).equals(getattr(chunked, table))
         assert getattr(whole, table).dtypes.equals(getattr(chunked, table).dtypes)
+
+
+def test_threads_do_not_change_the_tables(dataset, clean):
+    one, several = (checks.tabulate(dataset, clean, workers=n) for n in (1, 5))
+    for table in ("images", "segments", "coverage", "splits", "dataset"):
+        assert getattr(one, table).equals(getattr(several, table))
+    assert (one.tally.shown == several.tally.shown).all()
+    assert (one.tally.around == several.tally.around).all()
+
+
+def test_few_images_wait_at_a_time():
+    """Records are read as they are needed, however slow the reader of the tables is."""
+    read = []
+
+    def records():
+        for i in range(60):
+            read.append(i)
+            yield record(id=str(i))
+
+    found = checks._inspected(records(), CLASSES, 2)
+    for done, inspection in enumerate(found):
+        assert inspection.image["id"] == str(done)
+        assert len(read) <= done + 2 * checks.AHEAD
+    assert len(read) == 60
+
+
+def test_a_damaged_shard_ends_the_pass(tmp_path, clean):
+    records = [record(id=f"{i}", image=picture(6, 8, i)) for i in range(40)]
+    shards.write(records, classes=CLASSES, name="", format="", out=tmp_path, rows_per_shard=20)
+    shard = tmp_path / "shards/train-00001.arrow"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(DataError, match="train-00001"):
+        checks.tabulate(tmp_path, clean, workers=2)
 
 
 def test_an_empty_dataset_has_tables_all_the_same(tmp_path, clean):

@@ -205,7 +205,7 @@ BROKEN = {
                 Finding(file="d.png", outcome="mended", kind="palette", reason=""),
             ),
         },
-        says="ingest left out 3 of 14 images (21.4%): truncated 2, no-mask 1",
+        says="ingest left out 3 of 14 images (21.4%), for these faults: truncated 2, no-mask 1",
     ),
     "structure.ids": Broken(tables=table("images", id="train/1"), says="2 images with the same id"),
     "structure.decodes": Broken(edit={"val/0": written_with(painting(0), image=encode(painting(0))[:8])}, says="val/0"),
@@ -343,6 +343,35 @@ def test_ids_that_start_at_1_are_said_to(measured):
     (outcome,) = (o for o in judge(tables, replace(LIMITS, task="semantic"), CHECKS) if o.name == "labels.ids")
     assert "class ids {4} outside 0..3" in outcome.line
     assert "the ids seem to start at 1" in outcome.line
+
+
+def test_a_split_of_which_nothing_is_labelled_stops_the_line(measured):
+    nothing = lambda r: replace(paint(IGNORE, box(0, 0, HEIGHT, WIDTH))(r), segments=())  # noqa: E731
+    tables = measured(Broken(edit={f"val/{i}": nothing for i in range(3)}))
+    failed = {o.name: o for o in judge(tables, LIMITS, CHECKS) if not o.success}
+    assert failed["classes.drift"].severity == "critical"
+    assert "val (3 images): total variation 1.00" in failed["classes.drift"].line
+    assert "3 images without a labelled pixel" in failed["labels.empty"].line
+    assert "4 classes missing from a split" in failed["classes.elsewhere"].line
+
+
+def test_a_class_that_is_missing_from_val_and_test_is_named_for_each(measured):
+    edit = {**{f"val/{i}": recolor(DOG, SAND) for i in range(3)}, **{f"test/{i}": recolor(CAT, SAND) for i in range(2)}}
+    (outcome,) = (
+        o for o in judge(measured(Broken(edit=edit)), replace(LIMITS, task="semantic"), CHECKS) if not o.success
+    )
+    assert (outcome.name, outcome.severity) == ("classes.elsewhere", "warning")
+    assert "dog in val; cat in test" in outcome.line
+
+
+def test_decoded_pixels_are_a_format_too(measured):
+    raw = {
+        f"val/{i}": lambda r: replace(r, image=painting(int(r.id[-1]) + 50).tobytes(), format="raw") for i in range(3)
+    }
+    assert [o.line for o in judge(measured(Broken(edit=raw)), LIMITS, CHECKS) if not o.success] == []
+    short = {"val/0": written_with(painting(0), image=painting(0).tobytes()[:-1], format="raw")}
+    failed = {o.name for o in judge(measured(Broken(edit=short)), LIMITS, CHECKS) if not o.success}
+    assert failed == {"structure.decodes", "structure.format"}
 
 
 def test_nothing_holds_of_empty_tables(measured):

@@ -1,15 +1,18 @@
+import html
 import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipelines.data import shards
 from pipelines.data.formats import shapes
 from pipelines.data.schema import ClassInfo
-from pipelines.validation import checks, report
+from pipelines.validation import balance, checks, report
 from pipelines.validation.expectations import Limits, Outcome, judge
+from pipelines.validation.intake import Finding, Intake
 from pipelines.validation.suites import CHECKS
 
 EVIL = "<script>alert('&')</script>"
@@ -33,7 +36,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(replace(r, id=f"{r.id}{EVIL}") for r in train),
         *val,
         replace(train[2], id=f"copy {EVIL}", split="val"),
-        replace(val[1], id="cut", image=val[1].image[:8]),
+        replace(val[1], id="cut", image=val[1].image[:8], pixels=np.zeros((300, 40, 3), np.uint8)),
     ]
     classes = (*shapes.classes(), ClassInfo(name=EVIL, color=(0, 0, 0), isthing=False))
     shards.write(records, classes=classes, name=EVIL, format="folder", out=folder, rows_per_shard=4)
@@ -41,9 +44,27 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judged(broken: Path) -> tuple[checks.Tables, list[Outcome]]:
-    tables = checks.tabulate(broken)
+def intake() -> Intake:
+    """Two left out, four mended: one name with markup."""
+    out = [Finding(file=f"{n}.png", outcome="quarantined", kind="truncated", reason="it ends") for n in (EVIL, "b")]
+    mended = [Finding(file=f"m{i}.png", outcome="mended", kind="palette", reason="to RGB") for i in range(4)]
+    return Intake(
+        found=12, kept=10, mended=4, quarantined=2, max_rejected=0.2, source_hashes=False, findings=(*out, *mended)
+    )
+
+
+@pytest.fixture(scope="module")
+def judged(broken: Path, intake: Intake) -> tuple[checks.Tables, list[Outcome]]:
+    tables = checks.tabulate(broken, intake)
     return tables, judge(tables, LIMITS, CHECKS)
+
+
+def page_of(tables: checks.Tables, outcomes: list[Outcome], folder: Path) -> str:
+    manifest = tables.manifest
+    weights = balance.summarize(
+        tables.tally, manifest.classes, dataset=manifest.hash, repeat_threshold=0.5, effective_beta=0.9
+    )
+    return report.page(tables, outcomes, weights, folder)
 
 
 def test_the_report_for_machines(judged):
@@ -65,58 +86,100 @@ def test_the_report_for_machines(judged):
     assert failed["leakage.copies"]["examples"] == [
         {"copy_of": f"train/000002{EVIL}", "id": f"copy {EVIL}", "split": "val"}
     ]
+    assert said["ingest"] == {
+        "images": {"found": 12, "kept": 10, "mended": 4, "quarantined": 2},
+        "source_hashes": False,
+        "findings": [
+            {"outcome": "quarantined", "kind": "truncated", "count": 2},
+            {"outcome": "mended", "kind": "palette", "count": 4},
+        ],
+    }
     statistics = said["statistics"]
     assert statistics["image_sizes"] == {"96x64": 7, "40x300": 3}
     assert sum(statistics["object_sides"].values()) == sum(tables.manifest.instances.values())
     assert [s["images"] for s in statistics["splits"]] == [6, 4, 0]
 
 
-def test_both_reports_are_the_same_each_time(broken, judged):
+def test_both_reports_are_the_same_each_time(broken, judged, intake):
     tables, outcomes = judged
-    again = checks.tabulate(broken)
+    again = checks.tabulate(broken, intake, workers=3)
     retried = judge(again, LIMITS, CHECKS)
     summaries = [report.summarize(*pair) for pair in ((tables, outcomes), (again, retried))]
     assert json.dumps(summaries[0]) == json.dumps(summaries[1])
-    assert report.page(tables, outcomes, broken) == report.page(again, retried, broken)
+    assert page_of(tables, outcomes, broken) == page_of(again, retried, broken)
 
 
 def test_the_page_says_every_fault_and_needs_no_network(broken, judged):
     tables, outcomes = judged
-    page = report.page(tables, outcomes, broken)
+    page = page_of(tables, outcomes, broken)
     assert "Not fit for training: 4 faults" in page
     assert "No picture is in two splits" not in page
     for name in ("structure.decodes", "splits.test", "classes.train", "leakage.copies"):
         assert f"</span>{name}</h3>" in page
-    assert not re.findall(r"""(?:src|href)=["'](?!data:image/jpeg;base64,|data_docs/|report\.json)""", page)
+    assert not re.findall(
+        r"""(?:src|href)=["'](?!data:image/jpeg;base64,|data_docs/|report\.json|balance\.json)""", page
+    )
     assert "http" not in page
     assert not re.search(r"@import|url\(", page)
 
 
 def test_markup_in_names_is_text_on_the_page(broken, judged):
     tables, outcomes = judged
-    page = report.page(tables, outcomes, broken)
+    page = page_of(tables, outcomes, broken)
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert(&#39;&amp;&#39;)&lt;/script&gt;") > 5
 
 
-def test_a_sound_dataset_has_a_page_without_findings(tmp_path):
+def cells(page: str, section: str) -> list[list[str]]:
+    """The texts of a section's table rows."""
+    inside = page.split(f'<section id="{section}"')[1].split("</section>")[0]
+    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.S) for row in re.findall(r"<tr>(.*?)</tr>", inside, re.S)]
+    return [[html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in row] for row in rows]
+
+
+def test_the_page_lists_what_ingest_left_out_and_mended(broken, judged, monkeypatch):
+    page = page_of(*judged, broken)
+    assert "12 images found, 10 kept, 4 of them" in page
+    assert "2 left out (16.7%" in page
+    rows = cells(page, "source")
+    assert rows[1:3] == [["quarantined", "truncated", "2"], ["mended", "palette", "4"]]
+    assert rows[4] == [f"{EVIL}.png", "quarantined", "truncated", "it ends"]
+    assert [row[0] for row in rows[6:]] == ["m0.png", "m1.png", "m2.png", "m3.png"]
+    assert "more in results/ingest" not in page
+    monkeypatch.setattr(report, "ITEMS", 3)
+    page = page_of(*judged, broken)
+    assert "The first 3 of 6 findings" in page
+    assert "3 more in results/ingest/report.json" in page
+    assert len(cells(page, "source")) == len(rows) - 3
+
+
+def test_the_page_says_the_weights(broken, judged):
+    tables = judged[0]
+    rows = cells(page_of(*judged, broken), "weights")[1:]
+    assert [row[0] for row in rows] == [c.name for c in tables.manifest.classes]
+    pixels = tables.tally.pixels
+    assert float(rows[0][3]) == pytest.approx(pixels.sum() / np.count_nonzero(pixels) / pixels[0], abs=0.005)
+    assert rows[-1][1:] == ["0.00%", "0.0%", "–", "–", "–", "1.00"]
+
+
+def test_a_sound_dataset_has_a_page_without_findings(tmp_path, clean):
     plan = [(split, i) for split, n in (("train", 8), ("val", 4), ("test", 4)) for i in range(n)]
     records = [shapes.draw(*item, seed=0, height=64, width=64, difficulty=0.5) for item in plan]
     write = {"classes": shapes.classes(), "name": "beach", "format": "shapes", "out": tmp_path, "rows_per_shard": 8}
     shards.write(records, **write)
-    tables = checks.tabulate(tmp_path)
+    tables = checks.tabulate(tmp_path, clean)
     sound = [o for o in judge(tables, LIMITS, CHECKS) if o.success]
-    page = report.page(tables, sound, tmp_path)
+    page = page_of(tables, sound, tmp_path)
     assert "Fit for training</b>" in page
     assert 'id="findings"' not in page
     assert page.count("<figure>") == 12  # four samples of each split
 
 
-def test_an_empty_dataset_has_a_page(tmp_path):
+def test_an_empty_dataset_has_a_page(tmp_path, clean):
     shards.write([], classes=(), name="nothing", format="folder", out=tmp_path, rows_per_shard=8)
-    tables = checks.tabulate(tmp_path)
+    tables = checks.tabulate(tmp_path, clean)
     outcomes = judge(tables, LIMITS, CHECKS)
-    assert "Not fit for training" in report.page(tables, outcomes, tmp_path)
+    assert "Not fit for training" in page_of(tables, outcomes, tmp_path)
     assert json.dumps(report.summarize(tables, outcomes), allow_nan=False)
 
 

@@ -23,7 +23,7 @@ INTAKE = (
         **between("quarantined", max_value=0),
         severity="warning",
         expected="ingest left no image out",
-        fault="ingest left out {images}: {kinds}",
+        fault="ingest left out {images}, for these faults: {kinds}",
         detail=left_out,
         do="mend these files, listed under Source in report.html, or accept that the dataset is without them",
     ),
