@@ -107,7 +107,7 @@ def test_version_2_is_read_where_both_are_there(root):
     write(root, "config_v1.2.json", LABELS[:1])
     for key in (A, B, C):
         annotate(root, key, "v1.2")
-        save(root / key.replace("/", "/v1.2/labels/") / "x.png", MASK * 0)
+        save(root / f"{key.replace('/', '/v1.2/labels/')}.png", MASK * 0)
     check(root)
 
 
