@@ -25,7 +25,7 @@ def run(params: Params, paths: Paths) -> Summary:
         workers=params.ingest.workers,
         rows_per_shard=params.ingest.rows_per_shard,
         storage=dataset.storage,
-        store=params.ingest.store,
+        store=params.ingest.store or "",
         max_rejected=dataset.max_rejected,
         stratify=dataset.stratify,
         group=dataset.group,

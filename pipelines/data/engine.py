@@ -19,7 +19,7 @@ FEW = 200  # images
 class Task(Protocol):
     """Picklable; holds processes and files, in the process that it is called in, until it is closed."""
 
-    def __call__(self, job: Any) -> Any: ...
+    def __call__(self, job: Any, /) -> Any: ...
     def close(self) -> None: ...
 
 
@@ -69,7 +69,7 @@ def _on_ray(task: Task, jobs: Sequence[Any], workers: int) -> Generator[Any, Non
         fn_kwargs={"task": pickle.dumps(task)},
         batch_size=1,
         num_cpus=1,
-        compute=ray.data.TaskPoolStrategy(size=workers),
+        compute=ray.data.TaskPoolStrategy(size=min(workers, len(rows))),
     )
     for row in data.iter_rows():
         yield pickle.loads(row["result"])  # noqa: S301 - what our own worker has sent

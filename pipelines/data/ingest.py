@@ -12,7 +12,7 @@ from pipelines.data import plan, report, shards, splits
 from pipelines.data.engine import Engine
 from pipelines.data.faults import Faults
 from pipelines.data.formats import FORMATS
-from pipelines.data.formats.source import Item, Scan, Source
+from pipelines.data.formats.source import Item, Scan, Source, listed_splits
 from pipelines.data.report import Report
 from pipelines.data.rows import Storage
 from pipelines.data.schema import SPLITS, Manifest, ShardInfo, Split
@@ -115,10 +115,12 @@ def _work(engine: Engine, task: ShardTask, jobs: Sequence[plan.Job], found: Faul
 def _placed(
     scan: Scan, source: Source, engine: Engine, *, stratify: bool, group: str | None, isolated: bool
 ) -> list[Item]:
-    """Every item with a split: the published one, or one by fraction."""
-    unplaced = [item for item in scan.items if item.split is None]
+    """Every item with a split: that of a list in the dataset, the published one, or one by fraction."""
+    listed = listed_splits(source.tree) if source.tree else {}
+    items = [replace(item, split=listed.get(item.id, item.split)) for item in scan.items] if listed else scan.items
+    unplaced = [item for item in items if item.split is None]
     if not unplaced:
-        return list(scan.items)
+        return list(items)
     labels = None
     if stratify and scan.labels is not None:
         chunks = [unplaced[i : i + SURVEYED] for i in range(0, len(unplaced), SURVEYED)]
@@ -129,7 +131,7 @@ def _placed(
     groups = [group_of(item, group) for item in unplaced]
     placed = splits.assign(groups, labels, source.splits)
     by_id = {item.id: split for item, split in zip(unplaced, placed, strict=True)}
-    return [item if item.split else replace(item, split=by_id[item.id]) for item in scan.items]
+    return [item if item.split else replace(item, split=by_id[item.id]) for item in items]
 
 
 def group_of(item: Item, pattern: str | None) -> str:

@@ -1,9 +1,9 @@
 """Which split an image belongs to, where the dataset publishes none.
 
 Images of one group (a video, a patient, a scene) stay together, since near-identical frames on both sides of a split
-measure memory and not skill. With `stratify` the classes are spread evenly, by iterative stratification (Sechidis et
-al. 2011) over groups; what is added later can then move others, so the lists that ingest writes may be put back into
-the dataset to pin them. Without it the place of a group follows from its name's hash alone, and nothing ever moves.
+measure memory and not skill. With `stratify` the classes are spread evenly, over whole groups; what is added later can
+then move others, so the lists that ingest writes may be put back into the dataset to pin them. Without it the place of
+a group follows from its name's hash alone, and nothing ever moves.
 """
 
 import hashlib
@@ -64,21 +64,18 @@ def _counts(members: Sequence[Sequence[int]], labels: Sequence[frozenset[int]]) 
 
 
 def _stratified(counts: np.ndarray, fractions: np.ndarray) -> list[int]:
-    """The split of each group: the groups of the rarest class that is left are placed first, largest first, each where
-    most of that class is still wanted; ties go to where most images are wanted, then to the first split."""
-    fractions = fractions / fractions.sum()
-    wanted = counts.sum(axis=0)[None] * fractions[:, None]  # [splits, 1 + classes]
-    usable = fractions > 0
-    placed = np.full(len(counts), -1)
-    left = counts.sum(axis=0)
-    while (placed < 0).any():
-        classes = np.flatnonzero(left[1:] > 0) + 1
-        rarest = int(classes[left[classes].argmin()]) if classes.size else 0
-        rows = np.flatnonzero((placed < 0) & (counts[:, rarest] > 0))
-        for row in rows[np.argsort(-counts[rows, rarest], kind="stable")]:
-            keys = list(zip(wanted[:, rarest].round(9), wanted[:, 0].round(9), strict=True))
-            split = max(np.flatnonzero(usable), key=lambda k: keys[k])
-            placed[row] = split
-            wanted[split] -= counts[row]
-            left -= counts[row]
+    """The split of each group. Groups of the rarest classes come first, while there is room everywhere; each goes where
+    it adds least to the sum over classes of squared shares, n^2 / fraction, which is least where shares are even."""
+    used = np.flatnonzero(fractions > 0)
+    share = fractions[used] / fractions.sum()
+    total = np.maximum(counts.sum(axis=0), 1)
+    held = np.zeros((len(used), counts.shape[1]))
+    placed = np.zeros(len(counts), np.int64)
+    rarest = np.where(counts > 0, total, np.iinfo(np.int64).max).min(axis=1)
+    for row in np.lexsort((-counts[:, 0], rarest)):
+        group = counts[row]
+        cost = ((2 * held + group) * group / total.astype(float) ** 2).sum(axis=1) / share
+        best = int(cost.round(12).argmin())
+        placed[row] = used[best]
+        held[best] += group
     return cast("list[int]", placed.tolist())

@@ -78,7 +78,9 @@ class Statistics:
     width: int = 0
     train_pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     train_instances: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    train_sums: np.ndarray = field(default_factory=lambda: np.zeros((2, 3), np.int64))  # nothing is normalised by others
+    train_sums: np.ndarray = field(
+        default_factory=lambda: np.zeros((2, 3), np.int64)
+    )  # nothing is normalised by others
 
     def update(self, seen: Measures) -> None:
         self.images[seen.split] += 1

@@ -4,13 +4,11 @@
     <root>/images/[<split>/]**   photographs: .png .jpg .jpeg .bmp .tif .tiff .webp
     <root>/masks/[<split>/]**    the same path and name with .png: class ids (palette or grey), or the classes' colours
     <root>/instances/[<split>/]**  optional, likewise: instance ids (up to 16 bits), 0 is none
-    <root>/splits/<split>.txt    optional: the ids of a split's images (paths below images/, without suffix), one a line
 
 A class's id in the masks is its place in classes.yaml, or its `id`; `color` and `isthing` may be left out (a palette's,
 and false), and a class with `ignore: true` becomes ignored pixels, as 255 does where no class has it. A mask of three
 channels is read by the classes' colours. An instance's class is the one that most of its pixels have in the mask.
-Where images/ has sub-folders named train, val or test, these are the splits, unless lists give them; otherwise
-`dataset.splits` gives fractions.
+Where images/ has sub-folders named train, val or test, these are the splits; otherwise `dataset.splits` gives fractions.
 """
 
 from dataclasses import dataclass
@@ -29,7 +27,6 @@ from pipelines.data.formats.source import (
     Source,
     images_under,
     labelled,
-    listed_splits,
     present,
     record,
     segment,
@@ -99,18 +96,17 @@ def _check_pairs(images: dict[str, str], others: dict[str, dict[str, str]], faul
 
 
 def _splits(tree: Tree, keys: list[str], images: dict[str, str], faults: Faults) -> dict[str, Split] | None:
-    """By lists, else by folders, else none. An image that no list or folder places is left out, and said so."""
-    listed = listed_splits(tree)
-    if not listed and not any(tree.has_folder(f"images/{split}") for split in SPLITS):
+    """By sub-folders, if there are any. An image that none places is left out, and said so."""
+    if not any(tree.has_folder(f"images/{split}") for split in SPLITS):
         return None
-    where = "splits/*.txt" if listed else f"folders, {', '.join(f'images/{s}' for s in SPLITS)}"
     found: dict[str, Split] = {}
     for key in keys:
-        first = listed.get(key) if listed else key.partition("/")[0]
+        first = key.partition("/")[0]
         if first in SPLITS:
             found[key] = cast(Split, first)
         else:
-            faults.add("no-split", images[key], f"in none of the splits' {where}", key)
+            where = ", ".join(f"images/{split}" for split in SPLITS)
+            faults.add("no-split", images[key], f"in none of the splits' folders, {where}", key)
     return found
 
 
