@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from pipelines.data.formats import cityscapes, coco_panoptic, folder, kitti, mapillary_vistas, shapes, voc
+from pipelines.data.formats import camvid, cityscapes, coco_panoptic, folder, kitti, mapillary_vistas, shapes, voc
 from pipelines.data.formats.source import FormatSpec, Item, Scan, Source
 from pipelines.data.schema import Record, Split
 
@@ -40,4 +40,5 @@ FORMATS: dict[str, FormatSpec] = {
     "mapillary-vistas": FormatSpec(
         scan=mapillary_vistas.scan, isolated=True, holds="config_v2.0.json, training/ and validation/"
     ),
+    "camvid": FormatSpec(scan=camvid.scan, isolated=True, holds="trainannot/ and train.txt, or *_L.png"),
 }

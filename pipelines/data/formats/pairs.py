@@ -1,14 +1,14 @@
 """An image and a mask of classes beside it: what published layouts for semantic segmentation share."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
 from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats.source import Item, record
-from pipelines.data.schema import SPLITS, Record, Split
+from pipelines.data.schema import SPLITS, ClassInfo, Record, Split
 from pipelines.data.tree import Files, Tree
 
 
@@ -29,6 +29,11 @@ def read(item: Pair, *, files: Files, semantic: Callable[[str], np.ndarray]) -> 
     assert classes is not None  # noqa: S101 - or there were faults
     assert picture is not None  # noqa: S101
     return record(item, picture, classes)
+
+
+def as_stuff(classes: Iterable[ClassInfo]) -> tuple[ClassInfo, ...]:
+    """Where no instances are annotated: the pixels of a thing without a segment would be void."""
+    return tuple(replace(c, isthing=False) for c in classes)
 
 
 def beginning(tree: Tree, *marks: str) -> str:

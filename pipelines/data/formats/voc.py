@@ -9,7 +9,7 @@
     .../classes.yaml                    optional, not of VOC: other classes, as format `folder` writes them
 
 An object's class is the one that most of its pixels have in SegmentationClass. An image that has no object mask (SBD's)
-gets a semantic map alone. Images of no list and without masks are there for other tasks, and a test list without one
+gets a semantic map alone; without any object mask all classes are stuff. Images of no list and without masks are there for other tasks, and a test list without one
 mask is published so: both are left out as `unlabelled`. Where neither train.txt nor val.txt is there, the images of all
 lists get splits by fraction. Bounding boxes (Annotations/) are not read.
 """
@@ -54,12 +54,13 @@ class Listed(Item):
 def scan(source: Source) -> Scan:
     tree, faults = source.folder, Faults()
     table, items = tables.published("voc"), list[Listed]()
+    base = ""
     with faults.of(LISTS[0]):
         base = pairs.beginning(tree, LISTS[0])
         table = _table(tree, f"{base}classes.yaml", faults, table)
         items = list(_items(tree, base, faults))
     return Scan(
-        classes=table.classes,
+        classes=table.classes if tree.has_folder(f"{base}{OBJECTS}") else pairs.as_stuff(table.classes),
         items=items,
         read=partial(read, files=tree.files, table=table),
         labels=partial(labels, files=tree.files, table=table),
