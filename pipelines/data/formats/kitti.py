@@ -8,9 +8,9 @@ https://www.cvlibs.net/datasets/kitti/eval_semseg.php?benchmark=semantics2015, d
 
 The 19 classes of Cityscapes are kept, the other labels are ignored. Number 0 of a thing class in the instance map means
 that its objects were not told apart, and becomes a crowd. Without instance/ there are no segments. No split of the 200
-images is published: splits/*.txt lists them (ids as training/000000_10), or `dataset.splits` gives fractions. Nor are
-the drives published that they were taken on, so there are no groups: neighbouring numbers may show the same street.
-Where the stereo benchmark's frames lie in the same folder, the second of each pair (_11) has no labels: it is left out.
+images is published: `dataset.splits` gives fractions. Nor are the drives published that they were taken on, so there
+are no groups: neighbouring numbers may show the same street. Where the stereo benchmark's frames lie in the same
+folder, the second of each pair (_11) has no labels: it is left out.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ import numpy as np
 from pipelines.data import classes
 from pipelines.data.faults import Faults
 from pipelines.data.formats import numbered
-from pipelines.data.formats.source import Scan, Source, images_under, listed_splits
+from pipelines.data.formats.source import Scan, Source, images_under
 from pipelines.data.tree import Tree
 
 IMAGES, MASKS, INSTANCES = "training/image_2", "training/semantic", "training/instance"
@@ -41,7 +41,7 @@ def scan(source: Source) -> Scan:
             images[key] = name
     return Scan(
         classes=table.classes,
-        items=list(numbered.items(images, masks, instances, split=listed_splits(tree).get, faults=faults)),
+        items=list(numbered.items(images, masks, instances, split=lambda key: None, faults=faults)),
         read=partial(numbered.read, files=tree.files, table=table, meaning=meaning),
         labels=partial(numbered.labels, files=tree.files, table=table),
         faults=faults,

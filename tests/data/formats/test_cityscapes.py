@@ -98,6 +98,12 @@ def test_frames_of_a_sequence_are_a_group(root):
     assert groups == ["aachen_000000", "aachen_000001", "bad-honnef_000002"]
 
 
+def test_an_item_names_every_file_that_it_is_read_from(root):
+    """A change to any of them must have it read again."""
+    item = scan(root, "cityscapes").items[0]
+    assert item.files == (IMAGE, f"{FINE}_labelIds.png", f"{FINE}_instanceIds.png")
+
+
 def test_the_classes_of_an_image_without_reading_it(root):
     found = scan(root, "cityscapes")
     assert found.labels(found.items[0]) == {0, 2, 10, 11, 13}

@@ -59,12 +59,6 @@ def test_there_is_no_published_split_and_no_group(root):
     assert found.labels(found.items[0]) == {0, 2, 10, 13}
 
 
-def test_lists_pin_the_split(root):
-    (root / "splits").mkdir()
-    (root / "splits/val.txt").write_text(f"{B}\n")
-    assert [i.split for i in scan(root, "kitti").items] == [None, "val"]
-
-
 def test_images_without_published_labels_are_left_out_and_listed(root):
     save(root / "training/image_2/000001_11.png", photo(3, *SIZE))
     records, faults = take(root, "kitti")
