@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from pipelines.data.formats import camvid, cityscapes, coco_panoptic, folder, kitti, mapillary_vistas, shapes, voc
+from pipelines.data.formats import camvid, cityscapes, coco, coco_panoptic, folder, kitti, mapillary_vistas, shapes, voc
 from pipelines.data.formats.source import FormatSpec, Item, Scan, Source
 from pipelines.data.schema import Record, Split
 
@@ -34,6 +34,7 @@ FORMATS: dict[str, FormatSpec] = {
     "voc": FormatSpec(
         scan=voc.scan, isolated=True, holds="ImageSets/Segmentation/, JPEGImages/ and SegmentationClass/"
     ),
+    "coco": FormatSpec(scan=coco.scan, isolated=True, holds="annotations/instances_*.json"),
     "coco-panoptic": FormatSpec(scan=coco_panoptic.scan, isolated=True, holds="annotations/panoptic_*.json"),
     "cityscapes": FormatSpec(scan=cityscapes.scan, isolated=True, holds="leftImg8bit/, and gtFine/ or gtCoarse/"),
     "kitti": FormatSpec(scan=kitti.scan, isolated=True, holds="training/image_2/ and training/semantic/"),

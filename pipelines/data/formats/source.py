@@ -164,6 +164,12 @@ def segment_of(mask: np.ndarray, *, category: int, iscrowd: bool = False) -> Seg
     return segment_within(mask[box], box, mask.shape, category=category, iscrowd=iscrowd)
 
 
+def segment_of_counts(counts: np.ndarray, height: int, *, category: int, iscrowd: bool = False) -> Segment | None:
+    """The segment that has these run lengths; None where they set no pixel."""
+    box, area = rle.box(counts, height), rle.area(counts)
+    return Segment(category=category, bbox=box, area=area, iscrowd=iscrowd, counts=counts) if area else None
+
+
 def paint(segments: Sequence[Segment], height: int, width: int, *, background: int) -> tuple[np.ndarray, list[Segment]]:
     """The semantic map of segments that may overlap, and the segments with the one in front first: the smaller one,
     since an object within another would be lost behind it; crowds are behind all."""
