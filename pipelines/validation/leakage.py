@@ -6,6 +6,9 @@ bits) than that of another picture (15 bits). By correlation, distances 1 - r of
 scaled, blurred or brightened stay below 0.02 on photographs and with few exceptions on micrographs; different
 micrographs are at 0.3 and more, the closest two of 8000 generated scenes at 0.09, and consecutive frames of a drive
 at 0.0006: those are lookalikes indeed.
+
+Every image is compared with all of the earlier splits, in blocks, 250 million pairs a second on one core: half a minute
+for 160 000 training images and 20 000 of each other split, and 100 MB of thumbnails.
 """
 
 from collections.abc import Sequence

@@ -71,12 +71,19 @@ def image_sizes(images: pd.DataFrame) -> list[tuple[str, int]]:
 
 def object_sides(segments: pd.DataFrame) -> list[tuple[str, int]]:
     """Instances by the square root of their area, in bins that double."""
-    sides = np.sqrt(segments.loc[~segments["iscrowd"], "measured_area"].to_numpy(np.float64))
-    if not sides.size:
-        return []
-    counts = np.bincount(np.floor(np.log2(np.maximum(sides, 1))).astype(int))
-    first = int(np.flatnonzero(counts)[0])
-    return [(f"{2**k}-{2 ** (k + 1)}", int(n)) for k, n in enumerate(counts) if k >= first]
+    counts = np.bincount(_side_bins(segments[~segments["iscrowd"]]))
+    first = int(np.flatnonzero(counts)[0]) if counts.size else 0
+    return [(_side_label(k), int(n)) for k, n in enumerate(counts) if k >= first]
+
+
+def _side_bins(segments: pd.DataFrame) -> np.ndarray:
+    sides = np.sqrt(segments["measured_area"].to_numpy(np.float64))
+    bins: np.ndarray = np.floor(np.log2(np.maximum(sides, 1))).astype(int)
+    return bins
+
+
+def _side_label(k: int) -> str:
+    return f"{2**k}-{2 ** (k + 1)}"
 
 
 def page(tables: Tables, outcomes: Sequence[Outcome], balance: Mapping[str, Any], folder: Path) -> str:
@@ -99,8 +106,8 @@ def page(tables: Tables, outcomes: Sequence[Outcome], balance: Mapping[str, Any]
         repeated=sum(row["images"] for row in balance["repeats"]["images_by_factor"] if row["factor"] > 1),
         intake=tables.intake,
         items=tables.intake.findings[:ITEMS],
-        image_sizes=_bars(image_sizes(tables.images)),
-        object_sides=_bars(object_sides(tables.segments)),
+        image_sizes=_images_by_size(tables.images),
+        object_sides=_objects_by_side(tables.segments),
         samples=[(split, _samples(tables.images, split, gallery)) for split in SPLITS],
         tiles=_tiles(tables),
         held=tables.splits.loc[tables.splits["images"] > 0, "split"].tolist(),
@@ -153,9 +160,29 @@ def _shares(tables: Tables) -> list[dict[str, Any]]:
     ]
 
 
-def _bars(counts: list[tuple[str, int]]) -> list[dict[str, Any]]:
-    largest = max([n for _, n in counts], default=1)
-    return [{"label": label, "count": n, "width": 100 * n / largest} for label, n in counts]
+def _images_by_size(images: pd.DataFrame) -> list[dict[str, Any]]:
+    bins = image_sizes(images)
+    return _histogram(bins, images["size"].where(images["size"].isin([label for label, _ in bins]), "other"), images)
+
+
+def _objects_by_side(segments: pd.DataFrame) -> list[dict[str, Any]]:
+    whole = segments[~segments["iscrowd"]]
+    return _histogram(object_sides(segments), pd.Series(_side_bins(whole), index=whole.index).map(_side_label), whole)
+
+
+def _histogram(bins: list[tuple[str, int]], labels: pd.Series, frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A row per bin: its count, and its share of each split with the bar's width against the largest share."""
+    counts = {split: labels[frame["split"] == split].value_counts() for split in SPLITS}
+    shares = np.array([[counts[s].get(label, 0) / max(counts[s].sum(), 1) for s in SPLITS] for label, _ in bins])
+    widths = 100 * shares / max(shares.max(initial=0), 1e-12)
+    return [
+        {
+            "label": label,
+            "count": n,
+            "bars": [{"split": s, "share": shares[k, i], "width": widths[k, i]} for i, s in enumerate(SPLITS)],
+        }
+        for k, (label, n) in enumerate(bins)
+    ]
 
 
 def _samples(images: pd.DataFrame, split: str, gallery: Gallery) -> list[Picture]:

@@ -183,6 +183,25 @@ def test_an_empty_dataset_has_a_page(tmp_path, clean):
     assert json.dumps(report.summarize(tables, outcomes), allow_nan=False)
 
 
+def test_the_page_says_each_split_s_share_of_a_size(tmp_path, clean, monkeypatch):
+    """A size that is rare in one split has its own row there too, and what has none is `other`."""
+    sizes = {"train": [64, 64, 64, 96, 80, 80], "val": [72, 64, 96, 96]}
+    records = [
+        shapes.draw(split, i, seed=0, height=side, width=64, difficulty=0.5)
+        for split, sides in sizes.items()
+        for i, side in enumerate(sides)
+    ]
+    shards.write(records, classes=shapes.classes(), name="x", format="shapes", out=tmp_path, rows_per_shard=8)
+    monkeypatch.setattr(report, "SIZES", 2)
+    page = page_of(checks.tabulate(tmp_path, clean), [], tmp_path)
+    rows = [[row[0], *re.findall(r"[\d.]+%", row[1]), row[2]] for row in cells(page, "sizes")]
+    assert rows[-3:] == [
+        ["64x64", "50.00%", "25.00%", "4"],
+        ["64x96", "16.67%", "50.00%", "3"],
+        ["other", "33.33%", "25.00%", "3"],
+    ]
+
+
 def test_object_sides_double_from_bin_to_bin(judged):
     segments = judged[0].segments[:4].assign(measured_area=[1, 3, 4, 1024], iscrowd=[False, False, False, False])
     assert report.object_sides(segments) == [
