@@ -14,12 +14,14 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+import cv2
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipelines.data.faults import FaultError
 from pipelines.data.schema import IGNORE, ClassInfo
+from pipelines.data.statistics import histogram
 from pipelines.errors import bounded
 
 PUBLISHED = Path(__file__).parent / "formats" / "classes"
@@ -70,13 +72,12 @@ class ClassTable:
 
     def semantic(self, mask: np.ndarray) -> np.ndarray:
         """uint8 or uint16 [h, w] as published -> uint8[h, w] of class ids. 255 is ignored unless the table has it."""
-        table = self.by_value
-        if mask.dtype == np.uint8:
-            table = table[:256]
-        found: np.ndarray = table[mask]
-        if (found == UNKNOWN).any():
+        small = mask.dtype == np.uint8
+        seen = np.flatnonzero(histogram(mask)) if small else mask
+        if (self.by_value[seen] == UNKNOWN).any():
             raise FaultError("label-value", self._said(mask))
-        return found.astype(np.uint8)
+        found: np.ndarray = cv2.LUT(mask, self._by_byte) if small else self.by_value[mask].astype(np.uint8)
+        return found
 
     def semantic_of_colors(self, rgb: np.ndarray) -> np.ndarray:
         """uint8[h, w, 3] of the table's colours -> uint8[h, w] of class ids."""
@@ -98,6 +99,10 @@ class ClassTable:
             if value >= 0:
                 table[value] = label
         return table
+
+    @cached_property
+    def _by_byte(self) -> np.ndarray:
+        return self.by_value[:256].astype(np.uint8)
 
     @cached_property
     def _by_color(self) -> dict[int, int]:

@@ -5,7 +5,7 @@ that it needs.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -29,6 +29,7 @@ SEGMENT = pa.struct(
         "counts": pa.list_(pa.uint32()),
     }
 )
+PIXELS = pa.struct({"value": pa.int32(), "count": pa.int64()})
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
@@ -41,52 +42,69 @@ SCHEMA = pa.schema(
         "semantic": pa.large_binary(),  # lz4, or as it is beside a raw image
         "segments": pa.list_(SEGMENT),
         "mended": pa.list_(pa.struct({"kind": pa.string(), "file": pa.string(), "reason": pa.string()})),
-        "pixels": pa.list_(pa.struct({"value": pa.int32(), "count": pa.int64()})),  # of each value in the semantic map
+        "pixels": pa.list_(PIXELS),  # of each value in the semantic map
         "sums": pa.list_(pa.int64(), 6),  # of R, G, B and of their squares
     },
     metadata={"maskline": str(VERSION), "semantic": CODEC},
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """A record as its shard holds it, with its share of the statistics: what a worker hands to the writer."""
-
-    values: dict[str, Any]
-    measures: Measures
-
-    @property
-    def nbytes(self) -> int:
-        counts = sum(int(segment["counts"].nbytes) for segment in self.values["segments"])
-        return len(self.values["image"]) + len(self.values["semantic"]) + counts
-
-
-def encode(record: Record, storage: Storage = "encoded") -> Row:
+def encode(record: Record, storage: Storage = "encoded") -> pa.RecordBatch:
+    """The row of a record: a batch of one, made of the arrays that are there and not of Python objects."""
     measures = measure(record)
     image, image_format = record.image, record.format
     semantic: Any = np.ascontiguousarray(record.semantic)
     if storage == "decoded":
-        image, image_format = np.ascontiguousarray(decode(record)).tobytes(), "raw"
-    semantic = semantic.tobytes() if image_format == "raw" else pa.compress(semantic, codec=CODEC, asbytes=True)
+        image, image_format = np.ascontiguousarray(decode(record)).data.cast("B"), "raw"
+    semantic = semantic.data.cast("B") if image_format == "raw" else pa.compress(semantic, codec=CODEC)
     seen = np.flatnonzero(measures.pixels)
-    return Row(
-        values={
-            "id": record.id,
-            "split": record.split,
-            "image": image,
-            "image_format": image_format,
-            "height": record.height,
-            "width": record.width,
-            "image_sha256": hashlib.sha256(image).hexdigest(),
-            "semantic": semantic,
-            "segments": [{name: getattr(s, name) for name in SEGMENT.names} for s in record.segments],
-            "mended": [{"kind": f.kind, "file": f.file, "reason": f.reason} for f in record.mended],
-            "pixels": [
-                {"value": k, "count": n} for k, n in zip(seen.tolist(), measures.pixels[seen].tolist(), strict=True)
-            ],
-            "sums": measures.sums.ravel().tolist(),
-        },
-        measures=measures,
+    values: dict[str, Any] = {
+        "id": [record.id],
+        "split": [record.split],
+        "image": _blob(image),
+        "image_format": [image_format],
+        "height": [record.height],
+        "width": [record.width],
+        "image_sha256": [hashlib.sha256(image).hexdigest()],
+        "semantic": _blob(semantic),
+        "segments": _one_list(_segments(record.segments)),
+        "mended": [[{"kind": f.kind, "file": f.file, "reason": f.reason} for f in record.mended]],
+        "pixels": _one_list(_struct(PIXELS, seen, measures.pixels[seen])),
+        "sums": pa.FixedSizeListArray.from_arrays(pa.array(measures.sums.ravel(), pa.int64()), 6),
+    }
+    columns = [v if isinstance(v, pa.Array) else pa.array(v, SCHEMA.field(name).type) for name, v in values.items()]
+    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+
+
+def _blob(data: Any) -> pa.Array:
+    """One large_binary value, without a copy."""
+    buffer = data if isinstance(data, pa.Buffer) else pa.py_buffer(data)
+    ends = pa.py_buffer(np.array([0, buffer.size], np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, ends, buffer])
+
+
+def _one_list(values: pa.Array) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+
+
+def _struct(type: pa.StructType, *columns: Any) -> pa.Array:
+    fields = [type.field(k) for k in range(type.num_fields)]
+    arrays = [c if isinstance(c, pa.Array) else pa.array(c, f.type) for c, f in zip(columns, fields, strict=True)]
+    return pa.StructArray.from_arrays(arrays, fields=fields)
+
+
+def _segments(segments: Sequence[Segment]) -> pa.Array:
+    runs = [s.counts for s in segments]
+    ends = np.cumsum([0, *(r.size for r in runs)], dtype=np.int32)
+    counts = np.concatenate(runs) if runs else np.zeros(0, np.uint32)
+    boxes = np.array([s.bbox for s in segments], np.int32).reshape(-1)
+    return _struct(
+        SEGMENT,
+        np.array([s.category for s in segments], np.int32),
+        pa.FixedSizeListArray.from_arrays(pa.array(boxes, pa.int32()), 4),
+        np.array([s.area for s in segments], np.int64),
+        np.array([s.iscrowd for s in segments], bool),
+        pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(counts, pa.uint32())),
     )
 
 

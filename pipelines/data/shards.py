@@ -21,7 +21,7 @@ from pipelines import files
 from pipelines.data.rows import SCHEMA, VERSION, RowViews, Storage, encode
 from pipelines.data.schema import SPLITS, ClassInfo, Manifest, Record, ShardInfo, Split
 from pipelines.data.statistics import Statistics
-from pipelines.data.writer import ShardWriter, to_batch
+from pipelines.data.writer import ShardWriter
 from pipelines.errors import DataError
 
 REDO = "dvc repro --force ingest"
@@ -49,11 +49,11 @@ def write(
                 raise DataError(f"two records have the id '{record.id}'", do="give each image its own name")
             seen.add(record.id)
             row = encode(record, storage)
-            statistics.update(row.measures)
+            statistics.update(RowViews(row).measures(0))
             path = f"shards/{record.split}-{len(infos[record.split]):05}.arrow"
             if record.split not in writers:
                 writers[record.split] = stack.enter_context(ShardWriter(out / path))
-            writers[record.split].add(to_batch(row))
+            writers[record.split].add(row)
             if writers[record.split].rows == rows_per_shard:
                 infos[record.split].append(_finished(writers.pop(record.split), path, record.split))
         for split, writer in writers.items():

@@ -13,10 +13,10 @@ from pipelines.data import parallel, stores
 from pipelines.data.faults import Fault, FaultError, Faults, FaultsError
 from pipelines.data.formats.source import Item
 from pipelines.data.plan import Carried, Job, Sidecar
-from pipelines.data.rows import Row, RowViews, Storage, encode
+from pipelines.data.rows import RowViews, Storage, encode
 from pipelines.data.schema import Record, ShardInfo
 from pipelines.data.statistics import Statistics
-from pipelines.data.writer import ShardWriter, to_batch
+from pipelines.data.writer import ShardWriter
 
 OPEN = 4  # shards that rows are taken from, held at a time
 
@@ -84,7 +84,7 @@ class ShardTask:
                     if isinstance(result, Exception):
                         done.faults += faults_of(item, result)
                         continue
-                    row = to_batch(result)
+                    row = result
                 _count(row, done)
                 yield key, row
 
@@ -109,7 +109,7 @@ class ShardTask:
         return self._open[shard]
 
 
-def _row(item: Item, *, read: Callable[[Any], Record], storage: Storage) -> Row:
+def _row(item: Item, *, read: Callable[[Any], Record], storage: Storage) -> pa.RecordBatch:
     return encode(read(item), storage)
 
 

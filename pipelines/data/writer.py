@@ -9,14 +9,10 @@ from typing import IO, Any
 import pyarrow as pa
 
 from pipelines import files
-from pipelines.data.rows import SCHEMA, Row
+from pipelines.data.rows import SCHEMA
 from pipelines.data.schema import ShardInfo, Split
 
 BATCH_BYTES = 16 << 20  # of images and maps: a writer holds about this much
-
-
-def to_batch(row: Row) -> pa.RecordBatch:
-    return pa.RecordBatch.from_pylist([row.values], schema=SCHEMA)
 
 
 def row_bytes(batch: pa.RecordBatch) -> int:

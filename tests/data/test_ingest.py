@@ -262,7 +262,7 @@ def test_the_stage_refuses_wrong_data_in_words(root, tmp_path):
     assert process.returncode == 2
     assert "  - images/07.png: has no masks/07.png\n" in err
     assert "Traceback" not in err
-    assert not (tmp_path / "results/ingest").exists()
+    assert [p.name for p in (tmp_path / "results/ingest").iterdir()] == ["report.json"]
 
 
 @pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda s: s.name)
@@ -280,5 +280,5 @@ def test_a_killed_stage_leaves_no_process_and_no_dataset(tmp_path, kill):
     assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[kill]
     _, alive = psutil.wait_procs(children, timeout=20)
     # Two agents of Ray itself notice after a minute or two that they are alone.
-    assert [p for p in alive if "agent" not in " ".join(p.cmdline())] == []
+    assert [p for p in alive if "agent" not in " ".join(p.cmdline()).lower()] == []
     assert not (tmp_path / "results/ingest").exists()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipelines import files
-from pipelines.data import rle, shards
+from pipelines.data import rle, rows, shards, writer
 from pipelines.data.schema import IGNORE, ClassInfo, Record, Segment
 from pipelines.errors import DataError
 
@@ -148,10 +148,10 @@ def test_the_hash_is_that_of_the_data(tmp_path):
     assert len({same.hash, changed.hash, renamed.hash}) == 3
 
 
-def test_a_large_shard_is_read_across_its_batches(tmp_path):
-    rng = np.random.default_rng(0)
-    blobs = [rng.bytes(shards.BATCH_BYTES // 2 + 1) for _ in range(5)]  # only training images are decoded
-    records = [record(str(i), "val", image=blob) for i, blob in enumerate(blobs)]
+def test_a_large_shard_is_read_across_its_batches(tmp_path, monkeypatch):
+    records = [record(str(i), "val", seed=i) for i in range(5)]
+    smallest = min(len(r.image) for r in records)
+    monkeypatch.setattr(writer, "BATCH_BYTES", smallest + 100)  # more than one row, and no more than two
     manifest = write(records, tmp_path, rows_per_shard=5)
     assert pa.ipc.open_file(tmp_path / manifest.shards[0].path).num_record_batches == 3
     reader = shards.ShardReader(tmp_path, "val")
@@ -253,8 +253,8 @@ def rewrite_manifest(folder: Path, **changes) -> None:
 
 def test_another_version_is_refused(tmp_path):
     write([record("a")], tmp_path)
-    rewrite_manifest(tmp_path, version=2)
-    with pytest.raises(DataError, match="has version 2, this build reads 1"):
+    rewrite_manifest(tmp_path, version=rows.VERSION - 1)
+    with pytest.raises(DataError, match=f"has version {rows.VERSION - 1}, this build reads {rows.VERSION}"):
         shards.read_manifest(tmp_path)
 
 
@@ -267,7 +267,8 @@ def test_a_manifest_may_not_point_outside(tmp_path, path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "null", '{"version": 1', "[" * 200_000, "\x00", '{"version": 1, "checksum": 1}']
+    "text",
+    ["", "[]", "null", '{"version": 2', "[" * 200_000, "\x00", f'{{"version": {rows.VERSION}, "checksum": 1}}'],
 )
 def test_no_manifest_raises_anything_else(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
