@@ -1,56 +1,99 @@
 """Shards -> batches."""
 
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Any
+from collections import deque
+from collections.abc import Iterator
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from pipelines.data.shards import ShardReader
 from pipelines.errors import MasklineError
-from pipelines.loading.augment import Augment
-from pipelines.loading.batch import Batch, Sample, collate, decode
+from pipelines.loading.augment import Augment, Sample
+from pipelines.loading.batch import Batch, decode
 from pipelines.loading.sampler import GlobalBatches
+from pipelines.loading.slots import Filled, Slots
+from pipelines.loading.workers import Workers
 
-WORKER_TIMEOUT = 300.0  # seconds without a batch after which a dead or hung loader worker ends the run
+WORKER_TIMEOUT = 300.0  # seconds without a sample after which a hung worker ends the run
+AHEAD = 2  # batches per worker that may be under way or done before their turn
 
 
-class TrainingSamples(Dataset[Sample]):
+class TrainingSamples:
     """Augmented samples by (epoch, index)."""
 
     def __init__(self, reader: ShardReader, augment: Augment, seed: int):
         self.reader, self.augment, self.seed = reader, augment, seed
 
-    def __len__(self) -> int:
-        return len(self.reader)
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
+    def __call__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         record = self.reader[index]
         return self.augment(record, decode(record), (self.seed, epoch, index))
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Sample] | MasklineError:
-        """A batch at once, as torch asks for it; `TrainingLoader` raises the error, in the words that it was made of.
-        Raised here, it would come out of a worker with a traceback for its text."""
-        try:
-            return [self[key] for key in keys]
-        except MasklineError as error:
-            return error
 
+class TrainingLoader:
+    """Batches of one epoch, each time it is iterated over: in the order of `batches`, whoever makes them.
 
-class TrainingLoader(DataLoader[Any]):  # its stubs do not see that collate turns samples into batches
-    """Batches of one epoch, each time it is iterated over."""
+    Workers start with the first epoch, and stay until `close` or the end of the object.
+    """
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, MasklineError):
-                raise batch
+    def __init__(self, samples: TrainingSamples, batches: GlobalBatches, *, stride: int, workers: int, seconds: float):
+        self.samples, self.batches, self.workers, self.seconds = samples, batches, workers, seconds
+        height, width = (-(-side // stride) * stride for side in samples.augment.crop)
+        share = batches.batch_size // batches.world
+        self.slots = Slots(max(1, AHEAD * workers), batch=share, height=height, width=width)
+        self.pin = torch.cuda.is_available()
+        self._processes: Workers | None = None
+        self._given: deque[tuple[int, int]] = deque()  # (number, slot) of what workers have, in order
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._from_workers() if self.workers else self._from_here()
+
+    def close(self) -> None:
+        if self._processes is not None:
+            self._processes.close()
+        self._processes = None
+        self._given.clear()
+
+    def _from_here(self) -> Iterator[Batch]:
+        slot = self.slots[0]
+        for keys in self.batches:
+            slot.indices[:] = [index for _, index in keys]
+            yield slot.batch(slot.fill(keys[0][0], self.samples), pin=self.pin)
+
+    def _from_workers(self) -> Iterator[Batch]:
+        if self._processes is None:
+            self._processes = Workers(self.samples, self.slots, count=self.workers, seconds=self.seconds)
+        while self._given:  # an epoch that was left early
+            self._processes.take(self._given.popleft()[0])
+        keys, free = iter(self.batches), list(range(self.slots.count))
+        self._give(keys, free)
+        while self._given:
+            number, slot = self._given.popleft()
+            batch = self.slots[slot].batch(self._taken(number), pin=self.pin)
+            free.append(slot)
+            self._give(keys, free)
             yield batch
 
+    def _give(self, keys: Iterator[list[tuple[int, int]]], free: list[int]) -> None:
+        assert self._processes is not None  # noqa: S101 - only while they work
+        while free and (batch := next(keys, None)) is not None:
+            slot = free.pop()
+            self._processes.give(self._number, slot, batch)
+            self._given.append((self._number, slot))
+            self._number += 1
 
-def _collate(samples: list[Sample] | MasklineError, stride: int) -> Batch | MasklineError:
-    return samples if isinstance(samples, MasklineError) else collate(samples, stride)
+    def _taken(self, number: int) -> Filled:
+        assert self._processes is not None  # noqa: S101
+        found = self._processes.take(number)
+        if isinstance(found, Filled):
+            return found
+        self.close()
+        if isinstance(found, MasklineError):
+            raise found
+        raise RuntimeError(f"a loader worker failed:\n{found}")
 
 
 def training_loader(
@@ -58,11 +101,8 @@ def training_loader(
 ) -> TrainingLoader:
     return TrainingLoader(
         TrainingSamples(reader, augment, batches.seed),
-        batch_sampler=batches,
-        collate_fn=partial(_collate, stride=stride),
-        num_workers=workers,
-        generator=torch.Generator(),  # its own: the model draws from the global one, whatever the number of workers
-        timeout=WORKER_TIMEOUT if workers else 0,
-        multiprocessing_context="forkserver" if workers else None,
-        persistent_workers=workers > 0,  # starting them takes seconds, and an epoch may take fewer
+        batches,
+        stride=stride,
+        workers=workers,
+        seconds=WORKER_TIMEOUT,
     )

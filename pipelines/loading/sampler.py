@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 
 import numpy as np
-from torch.utils.data import Sampler
 
 from pipelines.errors import DataError
+from pipelines.loading.permutation import Permutation
+
+AHEAD = 1 << 13  # samples whose places are worked out at once
 
 
-class GlobalBatches(Sampler[list[tuple[int, int]]]):
+class GlobalBatches:
     """Batches of (epoch, index) for one worker; 1, 2 or 8 workers together see the same global batches.
 
     The last, incomplete batch of an epoch is left out (another one each epoch, since the order changes); a dataset
@@ -27,7 +29,14 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
         return max(1, self.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.samples)
-        order = np.resize(order, len(self) * self.batch_size)
-        for batch in order.reshape(len(self), self.batch_size):
-            yield [(self.epoch, int(i)) for i in batch[self.rank :: self.world]]
+        return self.starting(0)
+
+    def starting(self, batch: int) -> Iterator[list[tuple[int, int]]]:
+        """The epoch from its batch number `batch` on, which costs nothing for those before."""
+        epoch, permutation = self.epoch, Permutation(self.samples, [self.seed, self.epoch])
+        at_once = max(1, AHEAD * self.world // self.batch_size)
+        for first in range(batch, len(self), at_once):
+            numbers = np.arange(first, min(first + at_once, len(self)))
+            places = numbers[:, None] * self.batch_size + np.arange(self.rank, self.batch_size, self.world)
+            for row in permutation(places.ravel() % self.samples).reshape(places.shape).tolist():
+                yield [(epoch, index) for index in row]

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -10,12 +11,32 @@ import torch
 
 from pipelines.data import rle
 from pipelines.data.schema import IGNORE, Record, Segment
-from pipelines.loading.augment import MIN_PIXELS, Augment
-from pipelines.loading.batch import Sample
+from pipelines.loading import augment as augmentation
+from pipelines.loading.instances import MIN_PIXELS
+from pipelines.targets import InstanceTargets
 
 pytestmark = pytest.mark.filterwarnings("error")  # Albumentations warns of arguments that it does not know
 PLAIN = {"crop": [64, 64], "scale": [1.0, 1.0], "flip": 0.0, "color": 0.0}
 LIVELY = {"crop": [48, 80], "scale": [0.5, 2.0], "flip": 0.5, "color": 0.5}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """As the loop sees it."""
+
+    image: torch.Tensor
+    semantic: torch.Tensor
+    instances: InstanceTargets
+
+
+class Augment(augmentation.Augment):
+    def __call__(self, record: Record, image: np.ndarray, key: tuple[int, int, int]) -> Sample:
+        sample = super().__call__(record, image, key)
+        return Sample(
+            image=torch.from_numpy(sample.image).permute(2, 0, 1),
+            semantic=torch.from_numpy(sample.semantic),
+            instances=sample.instances.dense(*sample.semantic.shape),
+        )
 
 
 def record(semantic: np.ndarray, masks: Sequence[np.ndarray] = (), categories: Sequence[int] = ()) -> Record:
@@ -172,3 +193,19 @@ def test_the_arguments_are_left_as_they_were():
     sample = Augment(**LIVELY)(made, image, (0, 0, 0))
     sample.semantic.fill_(0)
     assert (made.semantic == semantic).all()
+
+
+def test_the_draws_of_a_sample_have_nothing_to_do_with_each_other():
+    """Scale, place, flip, whether and how the colours change: each of the others must be as it is, whatever one is."""
+    augment = Augment(**{**LIVELY, "color": 0.4})
+    semantic, image = np.zeros((200, 200), np.uint8), np.full((200, 200, 3), 100, np.uint8)
+    drawn = []
+    for index in range(1500):
+        sample = augment(record(semantic), image, (5, 0, index))
+        window = augment.geometry.get_applied_params()["window"]
+        place = (window.y.start / (window.y.scaled - 48), window.x.start / (window.x.scaled - 80))
+        colour = float(sample.image.float().mean())
+        drawn.append((window.y.scaled, *place, window.flip, colour != 100, colour))
+    related = np.corrcoef(np.array(drawn, float).T) - np.eye(6)
+    assert abs(related[:5, :5]).max() < 0.12  # more than four times what chance makes of so many
+    assert abs(related[5, :4]).max() < 0.12

@@ -5,9 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.schema import IGNORE
-from pipelines.loading.batch import Sample, collate, normalise, pad_images
-from pipelines.targets import InstanceTargets
+from pipelines.loading.batch import normalise, pad_images
 
 SIZES = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=4)
 
@@ -38,44 +36,13 @@ def test_every_value_of_a_byte_survives_the_padding():
     assert torch.equal(batch[0, :, :16, :16], values)
 
 
-def sample(size: tuple[int, int], masks: int) -> Sample:
-    height, width = size
-    boxes = torch.tensor([[0, 0, i + 1, 1] for i in range(masks)], dtype=torch.float32).reshape(-1, 4)
-    return Sample(
-        id=f"{height}x{width}",
-        image=image(size),
-        semantic=torch.ones(size, dtype=torch.uint8),
-        instances=InstanceTargets(
-            masks=torch.ones(masks, height, width, dtype=torch.bool),
-            labels=torch.arange(masks),
-            boxes=boxes,
-            iscrowd=torch.zeros(masks, dtype=torch.bool),
-        ),
-    )
-
-
-def test_what_is_padded_is_ignored_and_in_no_instance():
-    batch = collate([sample((20, 32), 2), sample((32, 30), 0)], stride=16)
-    assert batch.ids == ["20x32", "32x30"]
-    assert batch.images.shape == (2, 3, 32, 32)
-    assert (batch.targets.semantic.shape, batch.targets.semantic.dtype) == ((2, 32, 32), torch.int64)
-    wide, tall = batch.targets.semantic
-    assert (wide[:20] == 1).all()
-    assert (wide[20:] == IGNORE).all()
-    assert (tall[:, :30] == 1).all()
-    assert (tall[:, 30:] == IGNORE).all()
-    two, none = batch.targets.instances
-    assert two.masks.shape == (2, 32, 32)
-    assert two.masks[:, :20].all()
-    assert not two.masks[:, 20:].any()
-    assert two.boxes.tolist() == [[0, 0, 1, 1], [0, 0, 2, 1]]
-    assert none.masks.shape == (0, 32, 32)
-
-
 def test_normalisation_is_its_formula():
     mean, std = (0.4, 0.5, 0.6), (0.1, 0.2, 0.3)
-    given_images = image((16, 16)).unsqueeze(0)
+    given_images = torch.stack([image((16, 24)), image((16, 24), seed=1)])
     want = (given_images.double() / 255 - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
     found = normalise(given_images, mean, std)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    kept = given_images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(normalise(kept, mean, std), found), "the order in memory changes a value"
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), want.double(), atol=1e-5, rtol=0)

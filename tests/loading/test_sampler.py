@@ -1,5 +1,6 @@
 """The order of samples is a function of (seed, epoch), whoever loads them."""
 
+import tracemalloc
 from itertools import chain
 
 import pytest
@@ -81,3 +82,22 @@ def test_what_cannot_be_cut_is_refused():
 def test_nothing_to_learn_from_is_refused():
     with pytest.raises(DataError, match="the training split has no images"):
         GlobalBatches(0, batch_size=6, seed=0)
+
+
+@given(SIZES, st.integers(0, 30))
+def test_an_epoch_can_start_anywhere(sizes, start):
+    samples, batch_size, number, seed = sizes
+    sampler = GlobalBatches(samples, batch_size=batch_size, seed=seed, world=2)
+    whole = epoch(sampler, number)
+    assert list(sampler.starting(start)) == whole[start:]
+
+
+def test_a_hundred_million_samples_cost_no_more_than_a_few():
+    sampler = GlobalBatches(10**8, batch_size=8, seed=0)
+    tracemalloc.start()
+    batches = sampler.starting(12_499_990)
+    last = list(batches)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(last) == 10
+    assert peak < 10_000_000
