@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from scipy import ndimage
@@ -183,12 +183,10 @@ def paint(segments: Sequence[Segment], height: int, width: int, *, background: i
 
 
 def split_named(name: str) -> Split | None:
-    """train2017, gtFine_val, testing -> the split that a published name means."""
+    """train2017, gtFine_val, testing -> the split that a published name means; None for trainval, which means two."""
     lowered = name.lower()
-    for split, words in {"train": ("train",), "val": ("val",), "test": ("test",)}.items():
-        if any(lowered.startswith(word) or lowered.endswith(word) for word in words):
-            return split  # type: ignore[return-value]
-    return None
+    found = [split for split in SPLITS if lowered.startswith(split) or lowered.endswith(split)]
+    return cast(Split, found[0]) if len(found) == 1 else None
 
 
 def present(semantic: np.ndarray) -> frozenset[int]:
