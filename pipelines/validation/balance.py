@@ -1,9 +1,10 @@
 """How rare each class is in the training split, and the weights and repeat factors that follow: computed once, here,
 for training to choose from.
 
-An image shows a class when its semantic map has a pixel of it. Ignored pixels count nowhere. A class that no training
-image shows has the frequencies and weights 0 and the repeat factor 1: it weighs nothing, repeats nothing, and is never
-infinite.
+An image shows a class when its semantic map has a pixel of it: the `pixels` column of its row says which, without
+decoding, and so which repeat factor the image has, the largest of its classes'. Ignored pixels count nowhere. A class
+that no training image shows has the frequencies and weights 0 and the repeat factor 1: it weighs nothing, repeats
+nothing, and is never infinite.
 """
 
 from collections.abc import Sequence

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import yaml
 from pipelines import config
 from pipelines.data import shards
 from pipelines.data.formats import shapes
-from pipelines.data.schema import Record
+from pipelines.data.schema import IGNORE, Record
 from pipelines.errors import DataError, ValidationFailed
 from pipelines.stage import Paths
 from stages import validate
@@ -84,6 +85,18 @@ def test_the_balance_is_of_the_training_split(tmp_path, params):
     assert said["repeat_threshold"] == params.validate_.repeat_threshold
     assert [row["pixels"] for row in said["classes"]] == [sum(int((m == k).sum()) for m in train) for k in range(10)]
     assert [row["images"] for row in said["classes"]] == [sum(bool((m == k).any()) for m in train) for k in range(10)]
+
+
+def test_a_row_says_its_own_repeat_factor(tmp_path):
+    """As a sampler would find it: from balance.json and the columns of the shards, without an image."""
+    paths = ingested(tmp_path, records())
+    validate.run(config.parse(parameters(**{"validate.repeat_threshold": 0.9})), paths)
+    said = json.loads((paths.out / "balance.json").read_text())
+    factors = [row["repeat_factor"] for row in said["classes"]]
+    rows = shards.ShardReader(paths.of("ingest"), "train").table("pixels").column("pixels").to_pylist()
+    repeats = Counter(max([1.0, *(factors[p["value"]] for p in row if p["value"] != IGNORE)]) for row in rows)
+    assert len(repeats) > 1
+    assert {row["factor"]: row["images"] for row in said["repeats"]["images_by_factor"]} == repeats
 
 
 def test_images_that_were_left_out_are_a_warning(tmp_path, params, capsys):
