@@ -82,7 +82,7 @@ def read_classes(tree: Tree, faults: Faults) -> ClassTable:
     else:
         with faults.of(name):
             return tables.parse(tree.files.read(name, limit=1 << 20).decode(errors="replace"), name)
-    return tables.table([tables.Entry(name=str(i)) for i in range(IGNORE)])
+    return tables.table([tables.Entry(name=str(i), isthing=True) for i in range(IGNORE)])
 
 
 def _check_pairs(images: dict[str, str], others: dict[str, dict[str, str]], faults: Faults) -> None:
