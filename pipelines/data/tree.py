@@ -184,6 +184,8 @@ class Tree:
                         elif entry.is_file():
                             stat = entry.stat()
                             yield name, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+                        else:
+                            self.faults.add("unreadable", name, "is neither a file nor a folder")
             except OSError as error:
                 self.faults.add("unreadable", at, f"cannot be listed: {error.strerror}")
 
