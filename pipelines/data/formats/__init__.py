@@ -4,7 +4,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from pipelines.data.formats import camvid, cityscapes, coco, coco_panoptic, folder, kitti, mapillary_vistas, shapes, voc
+from pipelines.data.formats import (
+    camvid,
+    cityscapes,
+    coco,
+    coco_panoptic,
+    folder,
+    instance_folder,
+    kitti,
+    mapillary_vistas,
+    shapes,
+    voc,
+)
 from pipelines.data.formats.source import FormatSpec, Item, Scan, Source
 from pipelines.data.schema import Record, Split
 
@@ -31,6 +42,7 @@ def _draw(item: Drawn, **how: Any) -> Record:
 FORMATS: dict[str, FormatSpec] = {
     "shapes": FormatSpec(scan=_scan_shapes, isolated=False, holds="nothing"),
     "folder": FormatSpec(scan=folder.scan, isolated=True, holds="classes.yaml, images/ and masks/"),
+    "instance-folder": FormatSpec(scan=instance_folder.scan, isolated=True, holds="<id>/images/ and <id>/masks/"),
     "voc": FormatSpec(
         scan=voc.scan, isolated=True, holds="ImageSets/Segmentation/, JPEGImages/ and SegmentationClass/"
     ),
