@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats.source import Item, record
 from pipelines.data.schema import SPLITS, ClassInfo, Record, Split
 from pipelines.data.tree import Files, Tree
+
+Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,7 @@ def lines(tree: Tree, name: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def placed(key: str, image: str, lists: Mapping[str, Collection[str]], faults: Faults) -> str | None:
+def placed(key: str, image: str, lists: Mapping[Name, Collection[str]], faults: Faults) -> Name | None:
     """The list that names the image; a fault where none does, or more than one."""
     named = [name for name, keys in lists.items() if key in keys]
     if len(named) == 1:
