@@ -13,6 +13,7 @@ from pipelines.data.formats import (
     instance_folder,
     kitti,
     mapillary_vistas,
+    pascal_context,
     shapes,
     voc,
 )
@@ -45,6 +46,11 @@ FORMATS: dict[str, FormatSpec] = {
     "instance-folder": FormatSpec(scan=instance_folder.scan, isolated=True, holds="<id>/images/ and <id>/masks/"),
     "voc": FormatSpec(
         scan=voc.scan, isolated=True, holds="ImageSets/Segmentation/, JPEGImages/ and SegmentationClass/"
+    ),
+    "pascal-context": FormatSpec(
+        scan=pascal_context.scan,
+        isolated=True,
+        holds="JPEGImages/ and 59_context_labels/, SegmentationClassContext/, trainval/*.mat or 33_context_labels/",
     ),
     "coco": FormatSpec(scan=coco.scan, isolated=True, holds="annotations/instances_*.json"),
     "coco-panoptic": FormatSpec(scan=coco_panoptic.scan, isolated=True, holds="annotations/panoptic_*.json"),
