@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,8 @@ import pytest
 from PIL import Image
 
 from pipelines.data import rle
-from pipelines.data.formats import coco_panoptic
-from pipelines.data.formats.source import Scan, Source
 from pipelines.data.schema import IGNORE, Record
-from pipelines.errors import DataError
+from tests.data.formats.taking import accounted, scan, take
 
 SIZE = (6, 8)
 # Ids of categories neither start at 0 nor are they without gaps; the order is the list's.
@@ -73,32 +72,14 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def scan(root: Path) -> Scan:
-    return coco_panoptic.scan(Source(root=root, splits={"train": 0, "val": 0, "test": 1}, seed=0, shapes={}))
-
-
 def read(root: Path) -> list[Record]:
-    found = scan(root)
-    assert list(found.faults) == []
-    return [found.read(item) for item in found.items]
-
-
-def faults(root: Path) -> list[str]:
-    try:
-        found = scan(root)
-    except DataError as error:
-        return [str(error)]
-    said = list(found.faults)
-    for item in found.items:
-        try:
-            found.read(item)
-        except DataError as error:
-            said += error.faults
-    return said
+    records, faults = take(root, "coco-panoptic")
+    assert faults == []
+    return records
 
 
 def test_classes_are_numbered_as_they_are_listed(root):
-    classes = scan(root).classes
+    classes = scan(root, "coco-panoptic").classes
     assert [(c.name, c.isthing) for c in classes] == [("cat", True), ("rug", False), ("dog", True)]
     assert classes[0].color == (220, 20, 60)
 
@@ -139,7 +120,21 @@ def test_a_name_without_a_split_leaves_it_to_the_fractions(root):
         ("val2017", "trainval"),
     ):
         (root / old).rename(root / new)
-    assert {r.split for r in read(root) if r.id.startswith("trainval/")} == {"test"}
+    found = {item.id: item.split for item in scan(root, "coco-panoptic").items}
+    assert {split for key, split in found.items() if key.startswith("trainval/")} == {None}
+    assert {split for key, split in found.items() if key.startswith("train2017/")} == {"train"}
+
+
+def test_the_classes_of_an_image_without_reading_it(root):
+    found = scan(root, "coco-panoptic")
+    assert found.labels(found.items[0]) == {0, 1, 2}
+
+
+def test_an_item_names_every_file_that_it_is_read_from(root):
+    """A change to any of them must have it read again; what the json says of it is in the item."""
+    item = scan(root, "coco-panoptic").items[0]
+    assert item.files == ("train2017/t0001.png", "annotations/panoptic_train2017/t0001.png")
+    assert item.segments == ((70_000, 2, False), (300, 0, True), (5, 1, False), (71_000, 2, False))
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -182,68 +177,183 @@ def painted(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], obje
 
 MASK = "annotations/panoptic_val2017/v0001.png"
 JSON = "annotations/panoptic_val2017.json"
-FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "climbs": (name_image("../../etc/hostname"), r"val2017/../../etc/hostname: outside dataset root"),
-    "absolute": (name_image("/etc/hostname"), r"/etc/hostname: outside dataset root"),
-    "null": (name_image("a\0.png"), r"cannot be resolved: embedded null"),
-    "link": (link_out, r"val2017/v0001.png: outside dataset root"),
-    "mask climbs": (edit(lambda c: c["annotations"][0].update(file_name="../../../x.png")), r"outside dataset root"),
-    "no image": (lambda r: (r / "val2017/v0001.png").unlink(), r"val2017/v0001.png: missing"),
-    "no mask": (lambda r: (r / MASK).unlink(), r"panoptic_val2017/v0001.png: missing"),
-    "no annotation": (edit(lambda c: c["annotations"].pop()), r"val2017.json: image v0002.png has no annotation"),
-    "unknown image": (edit(lambda c: c["images"].pop()), r"annotation v0002.png names image 1, which is not in images"),
-    "category": (edit(lambda c: c["categories"].pop()), r"val2017.json: has other categories than panoptic_train2017"),
+V1, V2 = "val2017/v0001", "val2017/v0002"
+FAULTS: dict[str, tuple[Callable[[Path], object], str, str, str, str]] = {  # kind, file, reason, image
+    "climbs": (
+        name_image("../../etc/hostname"),
+        "outside-root",
+        "val2017/../../etc/hostname",
+        "outside dataset root",
+        "val2017/../../etc/hostname",
+    ),
+    "absolute": (name_image("/etc/hostname"), "outside-root", "/etc/hostname", "outside dataset root", "/etc/hostname"),
+    "null": (name_image("a\0.png"), "missing-file", "val2017/a\0.png", "missing", "val2017/a\0"),
+    "link": (link_out, "outside-root", "val2017/v0001.png", "outside dataset root", V1),
+    "mask climbs": (
+        edit(lambda c: c["annotations"][0].update(file_name="../../../x.png")),
+        "outside-root",
+        "annotations/panoptic_val2017/../../../x.png",
+        "outside dataset root",
+        V1,
+    ),
+    "no image": (lambda r: (r / "val2017/v0001.png").unlink(), "missing-file", "val2017/v0001.png", "missing", V1),
+    "no mask": (lambda r: (r / MASK).unlink(), "missing-file", MASK, "missing", V1),
+    "no annotation": (
+        edit(lambda c: c["annotations"].pop()),
+        "no-mask",
+        "val2017/v0002.png",
+        f"image v0002.png has no annotation in {JSON}",
+        V2,
+    ),
+    "unknown image": (
+        edit(lambda c: c["images"].pop()),
+        "unknown-image",
+        JSON,
+        "annotation v0002.png names image 1, which is not in images",
+        "v0002.png",
+    ),
+    "category": (
+        edit(lambda c: c["categories"].pop()),
+        "class-table",
+        JSON,
+        "has other categories than annotations/panoptic_train2017.json",
+        "",
+    ),
     "unknown category": (
         edit(lambda c: c["annotations"][1]["segments_info"][0].update(category_id=17)),
-        r"val2017.json: annotation v0002.png: category ids \[17\] are not in categories",
+        "unknown-category",
+        MASK.replace("1.", "2."),
+        r"category ids \[17\] are not in categories",
+        V2,
     ),
     "segment twice": (
         edit(lambda c: c["annotations"][1]["segments_info"].append(SEGMENTS[0])),
-        r"annotation v0002.png: segment ids \[70000\] are there twice",
+        "duplicate-id",
+        MASK.replace("1.", "2."),
+        r"segment ids \[70000\] are there twice",
+        V2,
     ),
-    "image twice": (edit(lambda c: c["images"].append(c["images"][0])), r"image id 0 is there twice"),
-    "annotation twice": (edit(lambda c: c["annotations"].append(c["annotations"][0])), r"image_id 0 is there twice"),
+    "image twice": (
+        edit(lambda c: c["images"].append(c["images"][0])),
+        "duplicate-id",
+        "val2017/v0001.png",
+        f"image id 0 is there twice in {JSON}",
+        V1,
+    ),
+    "annotation twice": (
+        edit(lambda c: c["annotations"].append(c["annotations"][0])),
+        "duplicate-id",
+        "val2017/v0001.png",
+        f"annotation image_id 0 is there twice in {JSON}",
+        V1,
+    ),
     "same stem": (
         same_stem,
-        r"val2017/v0001.jpg is there twice, also as val2017/v0001.png",
+        "name-clash",
+        JSON,
+        "val2017/v0001.jpg is there twice, also as val2017/v0001.png",
+        V1,
     ),
-    "not painted": (painted(lambda i: np.where(i == 300, 5, i)), r"ids \[300\] are in segments_info, and not painted"),
-    "not listed": (painted(lambda i: i + (i == 300)), r"v0001.png: ids \[301\] are painted, and not in segments_info"),
-    "size": (painted(np.transpose), r"val2017/v0001.png: mask 6x8, image 8x6"),
-    "grey mask": (lambda r: save(r / MASK, ids().astype(np.uint8)), r"v0001.png: a panoptic PNG must be 8-bit RGB"),
-    "broken": (lambda r: (r / MASK).write_bytes((r / MASK).read_bytes()[:-20]), r"v0001.png: (truncated|corrupt) PNG"),
+    "not painted": (
+        painted(lambda i: np.where(i == 300, 5, i)),
+        "instance-label",
+        MASK,
+        r"ids \[300\] are in segments_info, and not painted",
+        V1,
+    ),
+    "not listed": (
+        painted(lambda i: i + (i == 300)),
+        "instance-label",
+        MASK,
+        r"ids \[301\] are painted, and not in segments_info",
+        V1,
+    ),
+    "size": (painted(np.transpose), "size-mismatch", "val2017/v0001.png", "mask 6x8, image 8x6", V1),
+    "grey mask": (
+        lambda r: save(r / MASK, ids().astype(np.uint8)),
+        "colour-mask",
+        MASK,
+        "a panoptic PNG must be 8-bit RGB",
+        V1,
+    ),
+    "broken": (
+        lambda r: (r / MASK).write_bytes((r / MASK).read_bytes()[:-20]),
+        "truncated",
+        MASK,
+        "truncated PNG",
+        V1,
+    ),
     "no folder": (
         lambda r: shutil.rmtree(r / "val2017"),
-        r"panoptic_val2017.json: there is none of the folders val2017",
+        "layout",
+        JSON,
+        "there is none of the folders val2017, images/val2017, images in ",
+        "",
     ),
-    "no json": (lambda r: shutil.rmtree(r / "annotations"), r"holds no annotations/panoptic\*\.json"),
-    "classes": (many_classes, r"categories: 256 classes, allowed are 1 to 255"),
-    "damaged json": (lambda r: (r / JSON).write_text('{"images": ['), r"panoptic_val2017.json: .*Invalid JSON"),
-    "deep json": (lambda r: (r / JSON).write_text("[" * 200_000), r"panoptic_val2017.json: .*recursion limit"),
-    "other json": (lambda r: (r / JSON).write_text("[]"), r"panoptic_val2017.json: "),
-    "number": (edit(lambda c: c["annotations"][0]["segments_info"][0].update(id=float("nan"))), r"segments_info.0.id"),
+    "no json": (
+        lambda r: shutil.rmtree(r / "annotations"),
+        "layout",
+        "annotations",
+        r"holds no panoptic\*\.json: set dataset\.root",
+        "",
+    ),
+    "classes": (many_classes, "class-table", JSON, "256 classes, allowed are 1 to 255", ""),
+    "damaged json": (lambda r: (r / JSON).write_text('{"images": ['), "unreadable-json", JSON, "Invalid JSON", ""),
+    "deep json": (lambda r: (r / JSON).write_text("[" * 200_000), "unreadable-json", JSON, "recursion limit", ""),
+    "other json": (lambda r: (r / JSON).write_text("[]"), "unreadable-json", JSON, "not as expected", ""),
+    "number": (
+        edit(lambda c: c["annotations"][0]["segments_info"][0].update(id=float("nan"))),
+        "unreadable-json",
+        JSON,
+        r"segments_info\.0\.id",
+        "",
+    ),
     "negative": (
         edit(lambda c: c["annotations"][1]["segments_info"][2].update(id=-1)),
-        r"annotations.1.segments_info.2.id",
+        "unreadable-json",
+        JSON,
+        r"annotations\.1\.segments_info\.2\.id",
+        "",
     ),
-    "field": (edit(lambda c: c["images"][1].pop("file_name")), r"images.1.file_name: Field required"),
+    "field": (
+        edit(lambda c: c["images"][1].pop("file_name")),
+        "unreadable-json",
+        JSON,
+        r"images\.1\.file_name: Field required",
+        "",
+    ),
 }
 
 
-@pytest.mark.parametrize(("damage", "message"), FAULTS.values(), ids=FAULTS)
-def test_faults_are_named_with_their_file(root, damage, message):
+@pytest.mark.parametrize(("damage", "kind", "file", "reason", "image"), FAULTS.values(), ids=FAULTS)
+def test_faults_are_named_with_their_file(root, damage, kind, file, reason, image):
     damage(root)
-    with pytest.raises(DataError, match=message):
-        raise DataError("all", faults(root))
+    records, faults = take(root, "coco-panoptic")
+    hits = [f for f in faults if (f.kind, f.file, f.item) == (kind, file, image) and re.search(reason, f.reason)]
+    assert hits, faults
+    if any(f.outcome == "stop" for f in faults):
+        return
+    assert len(set(hits)) == 1
+    named = {key for name in ("train2017", "val2017") for key in images_named(root, name)}
+    assert named <= accounted(records, faults)
+
+
+def images_named(root: Path, name: str) -> set[str]:
+    content = json.loads((root / f"annotations/panoptic_{name}.json").read_text())
+    return {str(Path(name, image["file_name"]).with_suffix("")) for image in content["images"]}
 
 
 def test_all_faults_come_at_once(root):
     for name in ("size", "unknown category"):
         FAULTS[name][0](root)
     (root / "train2017/t0002.png").write_bytes(b"")
-    said = "\n".join(faults(root))
-    for part in ("v0001.png: mask 6x8", "category ids [17]", "t0002.png: not an allowed image"):
-        assert part in said
+    records, faults = take(root, "coco-panoptic")
+    assert {(f.kind, f.item) for f in faults} == {
+        ("size-mismatch", V1),
+        ("unknown-category", V2),
+        ("empty-file", "train2017/t0002"),
+    }
+    assert [r.id for r in records] == ["train2017/t0001"]
 
 
 def test_the_real_format(tmp_path):
@@ -255,7 +365,7 @@ def test_the_real_format(tmp_path):
     shutil.copy(sample / "panoptic_examples.json", tmp_path / "annotations")
     shutil.copytree(sample / "input_images", tmp_path / "examples")
     content = json.loads((sample / "panoptic_examples.json").read_text())
-    found = scan(tmp_path)
+    found = scan(tmp_path, "coco-panoptic")
     assert list(found.faults) == []
     assert [c.name for c in found.classes] == [c["name"] for c in content["categories"]]
     index = {category["id"]: k for k, category in enumerate(content["categories"])}
