@@ -85,7 +85,7 @@ def images_under(tree: Tree, folder: str, faults: Faults, suffixes: tuple[str, .
             faults.add("name-clash", name, f"has the same name as {found[key]}")
         elif key.casefold() in folded:
             other = folded[key.casefold()]
-            faults.add("name-clash", name, f"differs from {other} in case only, which some disks cannot hold")
+            faults.add("name-clash", name, f"differs from {other} in case only, which some disks cannot hold", key)
         else:
             found[key] = folded[key.casefold()] = name
     return found
