@@ -69,7 +69,7 @@ FAULTS = {
         {"model.name": "unnet"}, r"model\.name: got 'unnet', allowed: unet, .*, did you mean 'unet'"
     ),
     "unknown format": Fault(
-        {"dataset.format": "coco"}, r"dataset\.format: got 'coco', allowed: shapes, folder, coco-pan"
+        {"dataset.format": "cocoa"}, r"dataset\.format: got 'cocoa', allowed: shapes, .*, did you mean 'coco'\?"
     ),
     "unknown loss": Fault(
         {"loss.semantic.dise": {"weight": 1.0}}, r"loss\.semantic\.dise: unknown key, did you mean 'd"

@@ -38,10 +38,12 @@ def closure(found: grimp.ImportGraph, module: str) -> set[str]:
 
 
 def files_of(module: str) -> set[Path]:
-    """The module's file, and what lies beside it under its name: a template, a style, a table."""
+    """The module's file, and what lies beside it under its name: a template, a style, a table. A package has also its
+    folders that hold no module: class tables."""
     path = ROOT.joinpath(*module.split("."))
     if path.is_dir():
-        return {path / "__init__.py"}
+        tables = {d for d in path.iterdir() if d.is_dir() and d.name != "__pycache__" and not list(d.glob("*.py"))}
+        return {path / "__init__.py"}.union(*map(contents, tables))
     return {f for f in path.parent.iterdir() if f.is_file() and f.name.split(".")[0] == path.name}
 
 
