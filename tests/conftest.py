@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from pipelines import config, environment
 
-pytest_plugins = ["tests.scenes"]
+pytest_plugins = ["tests.s3", "tests.scenes"]
 environment.prepare()  # before any test imports numpy, torch, Ray or MLflow
 settings.register_profile("house", deadline=None)  # a busy machine is not a failure
 settings.load_profile("house")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from pipelines import files
-from pipelines.data import plan, report, shards, splits
+from pipelines.data import plan, report, shards, splits, stores
 from pipelines.data.engine import Engine
 from pipelines.data.faults import Faults
 from pipelines.data.formats import FORMATS
@@ -49,6 +49,8 @@ def ingest(
 ) -> Ingested:
     """Writes out/shards, out/splits and out/dataset.json, or none of them. `state` keeps what a later ingest need not
     read again; `store` is the URI of a bucket that the shards go to instead of out/shards."""
+    if store:
+        stores.check(store)
     spec = FORMATS[format]
     scan = spec.scan(source)
     tree = source.tree

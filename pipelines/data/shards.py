@@ -12,19 +12,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import accumulate
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines import files
+from pipelines.data import stores
 from pipelines.data.rows import SCHEMA, VERSION, RowViews, Storage, encode
 from pipelines.data.schema import SPLITS, ClassInfo, Manifest, Record, ShardInfo, Split
 from pipelines.data.statistics import Statistics
+from pipelines.data.stores import REDO
 from pipelines.data.writer import ShardWriter
 from pipelines.errors import DataError
-
-REDO = "dvc repro --force ingest"
 
 
 def write(
@@ -120,9 +120,10 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.from_json(raw)
     except (KeyError, TypeError) as error:
         raise DataError(f"{path} is not a manifest: {error}", do=REDO) from None
-    outside = [s.path for s in manifest.shards if PurePosixPath(s.path).parent != PurePosixPath("shards")]
+    outside = [s.path for s in manifest.shards if not stores.names_safely(manifest.store, s)]
     if outside:
-        raise DataError(f"{path} names shards outside its folder", outside, do=REDO)
+        where = manifest.store or "its folder"
+        raise DataError(f"{path} names shards outside {where}", outside, do=REDO)
     return manifest
 
 
@@ -159,7 +160,7 @@ class ShardReader:
 
     def _shard(self, k: int) -> "_Shard":
         if k not in self._open:
-            self._open[k] = _Shard(self.folder, self._infos[k], verify=self.verify)
+            self._open[k] = _Shard(self.folder, self.manifest.store, self._infos[k], verify=self.verify)
         return self._open[k]
 
 
@@ -172,12 +173,10 @@ def _locate(ends: list[int], i: int) -> tuple[int, int]:
 class _Shard:
     """One mapped file."""
 
-    def __init__(self, folder: Path, info: ShardInfo, *, verify: bool):
-        path = folder / info.path
+    def __init__(self, folder: Path, store: str, info: ShardInfo, *, verify: bool):
+        path = f"{store}: {info.path}" if store else folder / info.path
         try:
-            if path.stat().st_size != info.bytes or (verify and files.sha256(path) != info.sha256):
-                raise DataError(f"sha256 mismatch: shard {path} is not what ingest wrote", do=REDO)
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            reader = pa.ipc.open_file(stores.source(folder, store, info, verify=verify))
             self.batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
             for batch in self.batches:
                 batch.validate(full=True)  # offsets that point outside would be read by the views below

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipelines.data import parallel
 from pipelines.data.formats.source import Item
+from pipelines.errors import RunError
 from pipelines.progress import Progress
 
 Labels = frozenset[int]
@@ -29,7 +30,13 @@ class SurveyTask:
         if self.isolated and self._pool is None:
             self._pool = parallel.Pool(self.labels, workers=1)
         results = self._pool.ordered(items) if self._pool else parallel.here(self.labels, items)
-        return [frozenset() if isinstance(found, Exception) else found for _, found in results]
+        return [_shown(found) for _, found in results]
+
+
+def _shown(found: Labels | Exception) -> Labels:
+    if isinstance(found, RunError):  # the bucket does not answer: splits made without it would be others
+        raise found
+    return frozenset() if isinstance(found, Exception) else found
 
 
 def surveyed(results: Iterable[list[Labels]], progress: Progress) -> Iterator[Labels]:

@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipelines.data import decode
+from pipelines.data import buckets, decode
 from pipelines.data.faults import FaultError, Faults
-from pipelines.errors import DataError
+from pipelines.errors import DataError, RunError
 
 MAX_BYTES = 1 << 29  # of an image or a mask file
 MAX_JSON_BYTES = 1 << 31
@@ -26,18 +26,6 @@ Stamp = tuple[int | str, ...]  # changes when the file does
 
 def is_uri(root: str) -> bool:
     return URI.match(root) is not None
-
-
-def filesystem(uri: str) -> tuple[Any, str]:
-    """A pyarrow file system, and the path of `uri` in it. Credentials and endpoint come from the environment."""
-    import pyarrow as pa
-    from pyarrow import fs
-
-    try:
-        found: tuple[Any, str] = fs.FileSystem.from_uri(uri)
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise DataError(f"{uri} cannot be opened: {error}", do="name a folder, or a bucket as s3://name/path") from None
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +64,32 @@ class Files:
             raise FaultError("unreadable", f"cannot be read: {error.strerror}") from None
 
     def _remote(self, name: str, limit: int) -> bytes:
-        system, path = _system(self.root)
+        if _leads_out(name):  # a `..` would be resolved on the way, and another object be read
+            raise FaultError("outside-root", "outside dataset root")
+        system, path = buckets.filesystem(self.root)
         try:
             with system.open_input_file(f"{path}/{name}") as file:
-                if file.size() > limit:
-                    raise FaultError("too-large", f"bytes {file.size()} over limit {limit}")
-                data: bytes = file.read()
-                return data
+                size = file.size()
+                if size > limit:
+                    raise FaultError("too-large", f"bytes {size} over limit {limit}")
+                data: bytes = file.read(size)
         except FileNotFoundError:
             raise FaultError("missing-file", "missing") from None
         except OSError as error:
-            raise FaultError("unreadable", f"cannot be read: {error}") from None
+            reason, do = buckets.why(error)
+            if buckets.code_of(error) == "ACCESS_DENIED":
+                raise FaultError("unreadable", f"cannot be read: {reason}") from None
+            # A server that fails says nothing about the image, which must not be left out for it.
+            raise RunError(
+                f"{self.root}: {name} cannot be read: {reason}\ndo: {do}, and run it again: it goes on from here"
+            ) from None
+        if len(data) != size:
+            raise FaultError("unreadable", f"has {len(data)} bytes of {size}: it changed while it was read")
+        return data
 
 
-_systems: dict[str, tuple[Any, str]] = {}
-
-
-def _system(uri: str) -> tuple[Any, str]:
-    """One connection per process and bucket."""
-    if uri not in _systems:
-        _systems[uri] = filesystem(uri)
-    return _systems[uri]
+def _leads_out(name: str) -> bool:
+    return bool({"", ".", ".."} & set(name.split("/")))
 
 
 class Tree:
@@ -118,7 +111,7 @@ class Tree:
 
     @property
     def name(self) -> str:
-        return PurePosixPath(self.root.partition("?")[0]).name
+        return PurePosixPath(buckets.parse(self.root)[0] if is_uri(self.root) else self.root).name
 
     def __contains__(self, name: str) -> bool:
         return name in self.stamps
@@ -210,16 +203,21 @@ class Tree:
     def _remote(self) -> Iterator[tuple[str, Stamp]]:
         from pyarrow import fs
 
-        system, path = _system(self.root)
+        system, path = buckets.filesystem(self.root)
         try:
-            for info in system.get_file_info(fs.FileSelector(path, recursive=True)):
-                name = info.path.removeprefix(path).lstrip("/")
-                if info.type == fs.FileType.File and not any(part.startswith(".") for part in name.split("/")):
-                    yield name, (info.size, info.mtime_ns or 0)
-        except (FileNotFoundError, OSError) as error:
-            raise DataError(
-                f"{self.root} cannot be listed: {error}", do="set dataset.root to a folder or a bucket that can be read"
-            ) from None
+            found = system.get_file_info(fs.FileSelector(path, recursive=True))
+        except OSError as error:
+            raise buckets.refusal(f"dataset.root: {self.root} cannot be listed", error) from None
+        for info in found:
+            name = info.path.removeprefix(f"{path}/")
+            if info.type != fs.FileType.File:
+                continue
+            if ".." in name.split("/"):
+                self.faults.add("outside-root", name, "a name that leads outside dataset root")
+            elif "" in name.split("/"):
+                self.faults.add("name", name, "a folder's name must not be empty")
+            elif not any(part.startswith(".") for part in name.split("/")):
+                yield name, (info.size, info.mtime_ns or 0)
 
 
 def _folder(root: str) -> str:
