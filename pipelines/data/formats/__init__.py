@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, cast
 
 from pipelines.data.formats import (
+    ade20k,
     camvid,
     cityscapes,
     coco,
@@ -60,4 +61,7 @@ FORMATS: dict[str, FormatSpec] = {
         scan=mapillary_vistas.scan, isolated=True, holds="config_v2.0.json, training/ and validation/"
     ),
     "camvid": FormatSpec(scan=camvid.scan, isolated=True, holds="trainannot/ and train.txt, or *_L.png"),
+    "ade20k": FormatSpec(
+        scan=ade20k.scan, isolated=True, holds="images/ and annotations/, each with training/ and validation/"
+    ),
 }
