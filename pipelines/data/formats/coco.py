@@ -16,16 +16,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 
-from pipelines.data.classes import check_count, color, duplicates
+from pipelines.data.classes import duplicates
 from pipelines.data.decode import MAX_PIXELS
 from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats import coco_json
 from pipelines.data.formats.coco_json import Category, Image, Instances, Of
+from pipelines.data.formats.objects import with_background
 from pipelines.data.formats.source import IMAGE_SUFFIXES, Item, Scan, Source, key_of, paint, record, split_named
 from pipelines.data.schema import ClassInfo, Record, Segment
 from pipelines.data.tree import MAX_JSON_BYTES, Files, Tree
-
-BACKGROUND = "background"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,21 +79,14 @@ def named(json: str) -> str:
 
 def parse(tree: Tree, name: str, faults: Faults) -> Instances:
     published = coco_json.parse(tree.files.read(name, limit=MAX_JSON_BYTES), name, faults)
-    keys: dict[str, list[int | str]] = {
-        "id": [c.id for c in published.categories],
-        "name": [BACKGROUND, *(c.name for c in published.categories)],
-    }
-    for what, values in keys.items():
-        if twice := duplicates(values):
-            hint = ": class 0 has this name, give the category another" if BACKGROUND in twice else ""
-            raise FaultError("class-table", f"category {what} {twice[0]!r} is there twice{hint}")
-    check_count(len(published.categories) + 1)
+    if twice := duplicates(c.id for c in published.categories):
+        raise FaultError("class-table", f"category id {twice[0]} is there twice")
+    classes(published.categories)
     return published
 
 
 def classes(categories: list[Category]) -> tuple[ClassInfo, ...]:
-    background = ClassInfo(name=BACKGROUND, color=(0, 0, 0), isthing=False)
-    return background, *(ClassInfo(name=c.name, color=color(k), isthing=True) for k, c in enumerate(categories))
+    return with_background([category.name for category in categories])
 
 
 def _items(tree: Tree, folder: str, name: str, published: Instances, faults: Faults) -> Iterator[Annotated]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 
-from pipelines.data import classes as tables
 from pipelines.data.faults import FaultError, Faults
+from pipelines.data.formats.objects import class_file, from_file, with_background
 from pipelines.data.formats.source import (
     IMAGE_SUFFIXES,
     Item,
@@ -30,9 +30,6 @@ from pipelines.data.formats.source import (
 )
 from pipelines.data.schema import ClassInfo, Record, Segment
 from pipelines.data.tree import Files, Tree
-
-CLASS_FILES = ("classes.yaml", "classes.yml", "classes.json")
-BACKGROUND = ClassInfo(name="background", color=(0, 0, 0), isthing=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,15 +61,10 @@ def scan(source: Source) -> Scan:
 
 
 def read_classes(tree: Tree, faults: Faults) -> tuple[ClassInfo, ...]:
-    things: tuple[ClassInfo, ...] = (ClassInfo(name="object", color=tables.color(0), isthing=True),)
-    if name := next((name for name in CLASS_FILES if name in tree), None):
+    if name := class_file(tree):
         with faults.of(name):
-            table = tables.parse(tree.files.read(name, limit=1 << 20).decode(errors="replace"), name)
-            things = tuple(ClassInfo(name=c.name, color=c.color, isthing=True) for c in table.classes)
-            if BACKGROUND.name in {c.name for c in things}:
-                raise FaultError("class-table", "background is class 0 without being listed: leave it out")
-            tables.check_count(len(things) + 1)
-    return BACKGROUND, *things
+            return from_file(tree, name)
+    return with_background(["object"])
 
 
 def _folders(tree: Tree, faults: Faults) -> dict[str, Folder]:

@@ -329,9 +329,9 @@ STOPS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "unnamed category": (edit(lambda c: c["categories"][1].pop("name")), "unreadable-json", r"categories\[1\]: name"),
     "other categories": (edit(lambda c: c["categories"].pop()), "class-table", "has other categories than the first"),
     "same category": (every_category(lambda c: c.append(c[0] | {"name": "x"})), "class-table", "category id 7 is"),
-    "same class": (every_category(lambda c: c.append(c[0] | {"id": 9})), "class-table", "category name 'cat' is there"),
+    "same class": (every_category(lambda c: c.append(c[0] | {"id": 9})), "class-table", "class 'cat' is there twice"),
     "background": (
-        every_category(lambda c: c[0].update(name="background")), "class-table", "class 0 has this name, give",
+        every_category(lambda c: c[0].update(name="background")), "class-table", "class 0 has this name, use",
     ),
     "classes": (
         every_category(lambda c: c.extend({"id": 100 + k, "name": str(k)} for k in range(253))),

@@ -1,4 +1,4 @@
-"""One mask per object: a tiny folder as the 2018 Data Science Bowl lays it out, and the real one where it is at hand."""
+"""One mask per object: a tiny folder as the 2018 Data Science Bowl lays it out; the real one where it is at hand."""
 
 import os
 from collections.abc import Callable
@@ -163,7 +163,7 @@ def test_masks_fit_an_image_that_exif_turns(root):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- name: background\n", "background is class 0 without being listed"),
+        ("- name: background\n", "class 0 has this name"),
         ("- nam: x\n", "not as expected"),
         ("".join(f"- name: c{k}\n" for k in range(255)), "256 classes"),
     ],
