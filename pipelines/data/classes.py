@@ -88,6 +88,9 @@ class ClassTable:
         if unknown:
             said = bounded([f"[{c >> 16}, {c >> 8 & 255}, {c & 255}]" for c in unknown], limit=10)
             raise FaultError("label-value", f"colours {', '.join(said)} are not in the class table")
+        if shared := [c for c in colors.tolist() if c in self._shared]:
+            said = bounded([f"[{c >> 16}, {c >> 8 & 255}, {c & 255}] of {self._shared[c]}" for c in shared], limit=10)
+            raise FaultError("label-value", f"colours that several classes have: {', '.join(said)}; give each its own")
         return np.array([known[c] for c in colors.tolist()], np.uint8)[places].reshape(rgb.shape[:2])
 
     @cached_property
@@ -112,6 +115,15 @@ class ClassTable:
             assert e.color is not None  # noqa: S101
             found.setdefault(e.color[0] << 16 | e.color[1] << 8 | e.color[2], self.values[_id(e)])
         return found
+
+    @cached_property
+    def _shared(self) -> dict[int, str]:
+        """Colours that do not say which class is meant."""
+        names: dict[int, list[str]] = {}
+        for e in self.entries:
+            if e.color is not None and not e.ignore:
+                names.setdefault(e.color[0] << 16 | e.color[1] << 8 | e.color[2], []).append(f"'{e.name}'")
+        return {c: " and ".join(found) for c, found in names.items() if len(found) > 1}
 
     def _said(self, mask: np.ndarray) -> str:
         values, pixels = np.unique(mask, return_counts=True)
