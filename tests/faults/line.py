@@ -1,9 +1,11 @@
 """The whole of ingest over a clean source, over the same with its faults, and over the mended one."""
 
 import filecmp
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +32,8 @@ class Case:
     says: str  # in the reason, or in the file's name before it
     spoil: Callable[..., None]  # (source, the image's name)
     pixels: Callable[[np.ndarray], np.ndarray] | None = None  # of a kept image, from those that were there before
-    at: str = "{}"  # the id under which it is told
+    at: str = "{}"  # the id or file under which it is told
+    beside: bool = False  # something else is left out, and the image kept
 
     @property
     def outcome(self) -> str:
@@ -85,6 +88,7 @@ def mend(broken: Path, clean: Path) -> None:
             shutil.copy2(wanted, path)
 
 
+@cache
 def records(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray, list[tuple[int, bool, bytes]]]]:
     """id -> pixels, semantic map, and category, crowd flag and mask of each segment."""
     found = {}
@@ -110,6 +114,25 @@ def refusal(done: Ingested) -> str:
     assert "Traceback" not in said
     assert 'File "' not in said
     return said
+
+
+def check_case(case: Case, taken: Taken, identity: str) -> None:
+    """The fault is told as its kind, of the image or the file, and the image is kept or left out as the kind says."""
+    told = [f for f in taken.told(case.at.format(case.name) if case.at != "{}" else identity) if f.kind == case.kind]
+    assert bool(told) == bool(case.kind)
+    assert not told or re.search(case.says, "\n".join(f.reason for f in told))
+    assert all(f.outcome == KINDS[case.kind] for f in told)
+    # An image that is out of reach leaves its labels behind, and the other way round.
+    assert {f.kind for f in taken.told(identity)} - {case.kind} <= {"no-image", "no-mask"}
+    kept = identity in records(taken.folder / "lenient")
+    assert kept == (case.outcome != "quarantined" or case.beside)
+
+
+def check_unharmed(taken: Taken, identities: list[str]) -> None:
+    before, after = (records(taken.folder / name) for name in ("clean", "lenient"))
+    for identity in identities:
+        for was, now in zip(before[identity], after[identity], strict=True):
+            np.testing.assert_array_equal(was, now)
 
 
 def check_accounts(taken: Taken, shown: set[str]) -> None:
