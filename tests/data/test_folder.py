@@ -272,7 +272,7 @@ FAULTS: dict[str, tuple[Damage, str, str, str, str]] = {  # kind, file, reason, 
         "name-clash",
         "images/train/a.png",
         r"differs from images/train/A.png in case only",
-        "",
+        A,
     ),
     "suffix": (
         lambda r: (r / "images/train/a.txt").touch(),
