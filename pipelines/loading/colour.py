@@ -1,5 +1,6 @@
 """Colour jitter as one affine map of RGB, applied to bytes in one pass."""
 
+import math
 from typing import Any
 
 import albumentations as A
@@ -9,6 +10,16 @@ import numpy as np
 GREY = np.array([0.299, 0.587, 0.114])
 YIQ = np.array([GREY, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 RGB = np.linalg.inv(YIQ)
+SAME, TO_GREY = np.eye(3), np.tile(GREY, (3, 1))
+# A turn in the plane of I and Q, in RGB: what stays, and what its cosine and its sine weigh.
+STAYS, COSINE, SINE = (
+    RGB @ np.array(turn) @ YIQ
+    for turn in (
+        [[1.0, 0, 0], [0, 0, 0], [0, 0, 0]],
+        [[0.0, 0, 0], [0, 1, 0], [0, 0, 1]],
+        [[0.0, 0, 0], [0, 0, 1], [0, -1, 0]],
+    )
+)
 
 
 class ColorMatrix(A.ColorJitter):
@@ -27,13 +38,14 @@ class ColorMatrix(A.ColorJitter):
         **params: Any,
     ) -> np.ndarray:
         """uint8[h, w, 3] -> uint8[h, w, 3]."""
+        angle = 2 * np.pi * hue  # from red towards green
         steps = [
-            (np.eye(3) * brightness, 0.0),
-            (np.eye(3) * contrast, 1 - contrast),
-            (_saturate(saturation), 0.0),
-            (_turn(hue), 0.0),
+            (SAME * brightness, 0.0),
+            (SAME * contrast, 1 - contrast),
+            (SAME * saturation + TO_GREY * (1 - saturation), 0.0),
+            (STAYS + COSINE * math.cos(angle) + SINE * math.sin(angle), 0.0),
         ]
-        matrix, shift = np.eye(3), np.zeros(3)
+        matrix, shift = SAME, np.zeros(3)
         mean = np.array(cv2.mean(img)[:3])
         for step in order:
             linear, towards_mean = steps[step]
@@ -41,14 +53,3 @@ class ColorMatrix(A.ColorJitter):
             matrix, shift = linear @ matrix, linear @ shift + towards_mean * grey
         out: np.ndarray = cv2.transform(img, np.column_stack([matrix, shift]).astype(np.float32))
         return out
-
-
-def _saturate(factor: float) -> np.ndarray:
-    return factor * np.eye(3) + (1 - factor) * np.tile(GREY, (3, 1))
-
-
-def _turn(hue: float) -> np.ndarray:
-    """A turn by `hue` of the circle, from red towards green."""
-    cos, sin = np.cos(2 * np.pi * hue), np.sin(2 * np.pi * hue)
-    turned: np.ndarray = RGB @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]]) @ YIQ
-    return turned

@@ -100,10 +100,12 @@ class Window:
 
     def mask(self, labels: np.ndarray, fill: int = IGNORE) -> np.ndarray:
         """uint8[h, w] -> the crop, of each pixel's nearest neighbour; padding is `fill`."""
-        columns = self.x.nearest()
-        low = int(columns[0])
-        rows = labels[:, low : int(columns[-1]) + 1][self.y.nearest()]
-        return self._placed(rows.take(columns - low, axis=1), fill=fill)
+        rows, columns = self.y.nearest(), self.x.nearest()
+        top, left = int(rows[0]), int(columns[0])
+        window, rows, columns = labels[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1], rows - top, columns - left
+        if self.y.ratio < 1:  # there are fewer rows before they are repeated; whole rows are the cheaper copies
+            return self._placed(window.take(columns, axis=1)[rows], fill=fill)
+        return self._placed(window[rows].take(columns, axis=1), fill=fill)
 
     def _placed(self, shown: np.ndarray, fill: int) -> np.ndarray:
         if self.flip:
