@@ -13,6 +13,7 @@ from pipelines.data.formats import (
     folder,
     instance_folder,
     kitti,
+    labelme,
     mapillary_vistas,
     pascal_context,
     shapes,
@@ -45,6 +46,7 @@ FORMATS: dict[str, FormatSpec] = {
     "shapes": FormatSpec(scan=_scan_shapes, isolated=False, holds="nothing"),
     "folder": FormatSpec(scan=folder.scan, isolated=True, holds="classes.yaml, images/ and masks/"),
     "instance-folder": FormatSpec(scan=instance_folder.scan, isolated=True, holds="<id>/images/ and <id>/masks/"),
+    "labelme": FormatSpec(scan=labelme.scan, isolated=True, holds="a JSON file of labelme's for each image"),
     "voc": FormatSpec(
         scan=voc.scan, isolated=True, holds="ImageSets/Segmentation/, JPEGImages/ and SegmentationClass/"
     ),
