@@ -78,4 +78,4 @@ def _stratified(counts: np.ndarray, fractions: np.ndarray) -> list[int]:
         best = int(cost.round(12).argmin())
         placed[row] = used[best]
         held[best] += group
-    return cast("list[int]", placed.tolist())
+    return placed.tolist()

@@ -282,3 +282,24 @@ def test_a_killed_stage_leaves_no_process_and_no_dataset(tmp_path, kill):
     # Two agents of Ray itself notice after a minute or two that they are alone.
     assert [p for p in alive if "agent" not in " ".join(p.cmdline()).lower()] == []
     assert not (tmp_path / "results/ingest").exists()
+
+
+@pytest.mark.slow
+def test_the_nodes_of_a_cluster_share_the_work(tmp_path, monkeypatch):
+    """Two nodes of one CPU each, which only their names tell from two machines with a shared disk."""
+    from ray.cluster_utils import Cluster
+
+    for name in ("alone", "shared"):
+        (tmp_path / name).mkdir()
+        project(tmp_path / name, splits={"train": 400, "val": 20, "test": 20}, shapes=DRAWN)
+    assert stage(tmp_path / "alone").wait(timeout=120) == 0
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        nodes.add_node(num_cpus=1)
+        monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+        process = stage(tmp_path / "shared")
+        _, err = process.communicate(timeout=180)
+    finally:
+        nodes.shutdown()
+    assert process.returncode == 0, err
+    assert content(tmp_path / "shared/results/ingest") == content(tmp_path / "alone/results/ingest")
