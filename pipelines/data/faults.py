@@ -30,6 +30,7 @@ KINDS: dict[str, Outcome] = {
     "covers-nothing": "mended",  # not one pixel: nothing is lost
     "degenerate-part": "mended",  # one of several polygons has no area
     "no-annotations": "mended",  # an image with none: all background
+    "unlisted": "mended",  # pixels of classes that the class table leaves out: ignored
     "unlabelled": "mended",  # published without labels, as test splits are: left out, and nothing is lost
     # Files that cannot be used.
     "empty-file": "quarantined",
@@ -66,6 +67,7 @@ KINDS: dict[str, Outcome] = {
     "suffix-unknown": "quarantined",
     "no-split": "quarantined",
     # The dataset as a whole.
+    "dataset-file": "stop",  # an annotation file, a list, a class table: cannot be read, or is not what SHA256SUMS says
     "outside-root": "stop",
     "unreadable-json": "stop",
     "class-table": "stop",
@@ -128,13 +130,15 @@ class Faults(list[Fault]):
 
     @contextmanager
     def of(self, file: str, item: str = "") -> Iterator[None]:
-        """Go on after a fault, and remember it as this file's."""
+        """Go on after a fault, and remember it as this file's. A file that is no item's is one that the whole dataset
+        rests on: without it nobody knows which images are left out."""
         try:
             yield
         except FaultsError as error:
             self += [Fault(f.kind, f.file or file, f.reason, f.item or item) for f in error.found]
         except FaultError as error:
-            self.add(error.kind, file, error.reason, item)
+            whole = file and not item and KINDS[error.kind] == "quarantined"
+            self.add("dataset-file" if whole else error.kind, file, error.reason, item)
 
     def check(self, what: str) -> None:
         """Raise what was collected, unless all of it has been mended."""

@@ -15,6 +15,7 @@ from pipelines.data.schema import IGNORE
 # Values that masks hold, values that are evaluated, thing classes among these.
 COUNTS = {
     "ade20k_150": (151, 150, 100),
+    "ade20k_full_254": (255, 254, 181),
     "camvid11": (12, 11, 3),
     "camvid32": (32, 31, 11),
     "cityscapes": (35, 19, 8),
@@ -131,7 +132,7 @@ def test_a_table_says_where_it_comes_from_and_what_0_and_255_mean_and_what_thing
 @pytest.mark.parametrize("name", INGESTED)
 def test_masks_of_every_published_value_are_read(name):
     table = classes.published(name)
-    values = np.array([e.id for e in entries(name) if e.id != -1] + [IGNORE], np.uint8)
+    values = np.array([e.id for e in entries(name) if e.id != -1] + [IGNORE], np.uint16)
     found = table.semantic(values[None])[0]
     ignored = [e.ignore for e in entries(name) if e.id != -1] + [True]
     assert found[~np.array(ignored)].tolist() == list(range(len(table.classes)))

@@ -6,8 +6,8 @@
 
 0 becomes ignored once, here: masks are to be as published. One that holds 255, which no published mask does, has been
 through that already (`reduce_zero_label`) and would be read one class too low: it is refused. An image is called by its
-path below images/. Images of another folder without any mask (images/testing) are left out as `unlabelled`. No instances are
-read, so all classes are stuff; `ade20k-full` has them.
+path below images/. Images of another folder without any mask (images/testing) are left out as `unlabelled`. No
+instances are read, so all classes are stuff; `ade20k-full` has them.
 """
 
 from collections.abc import Iterator
