@@ -55,7 +55,10 @@ def lines(tree: Tree, name: str) -> list[str]:
     """What a list names, a line each; nothing where there is no such list."""
     if name not in tree:
         return []
-    text = tree.files.read(name, limit=1 << 27).decode("utf-8-sig", errors="replace")
+    try:
+        text = tree.files.read(name, limit=1 << 27).decode("utf-8-sig", errors="replace")
+    except FaultError as error:
+        raise FaultError("dataset-file", f"{name}: {error.reason}") from None
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from pipelines.data import decode, rle
-from pipelines.data.faults import Fault, Faults
+from pipelines.data.faults import Fault, FaultError, Faults
 from pipelines.data.schema import IGNORE, SPLITS, ClassInfo, Record, Segment, Split
 from pipelines.data.tree import Tree
 from pipelines.errors import DataError
@@ -200,7 +200,9 @@ def listed_splits(tree: Tree) -> dict[str, Split]:
     for split in SPLITS:
         name = f"splits/{split}.txt"
         if name in tree:
-            for line in tree.files.read(name).decode(errors="replace").splitlines():
-                if line.strip():
-                    found[line.strip()] = split  # type: ignore[assignment]
+            try:
+                text = tree.files.read(name).decode(errors="replace")
+            except FaultError as error:
+                raise DataError(f"{name}: {error.reason}", do="restore the list, or remove it") from None
+            found.update({line.strip(): split for line in text.splitlines() if line.strip()})  # type: ignore[misc]
     return found
