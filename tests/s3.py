@@ -21,13 +21,13 @@ class Gate:
     log: list[tuple[str, str]] = field(default_factory=list)
     cut: int | None = None  # a shard's download ends after so many bytes
     slow: float = 0.0  # seconds before an answer
-    down: bool = False
+    failing: str | None = None  # the end of the names that it fails to answer for; "" is all
 
     def __call__(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         self.log.append((method, path))
         time.sleep(self.slow)
-        if self.down:
+        if self.failing is not None and path.endswith(self.failing):
             start("503 Service Unavailable", [])
             return []
         if "HTTP_AUTHORIZATION" not in environ:
@@ -65,7 +65,7 @@ class Bucket:
             self.put(f"{prefix}/{path.relative_to(folder)}", path.read_bytes())
         return f"{self.uri}/{prefix}"
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         return sorted(o["Key"] for o in self.client.list_objects_v2(Bucket=self.name).get("Contents", []))
 
     def get(self, key: str) -> bytes:
@@ -102,7 +102,7 @@ def bucket(s3_server: tuple[str, Gate], tmp_path: Path, monkeypatch: pytest.Monk
     import boto3
 
     host, gate = s3_server
-    gate.cut, gate.slow, gate.down = None, 0.0, False
+    gate.cut, gate.slow, gate.failing = None, 0.0, None
     settings = {
         "AWS_ENDPOINT_URL": f"http://{host}",
         "AWS_REGION": "us-east-1",

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from pipelines.cluster import cluster
+from pipelines.errors import MasklineError
 
 FEW = 200  # images
 
@@ -72,7 +73,10 @@ def _on_ray(task: Task, jobs: Sequence[Any], workers: int) -> Generator[Any, Non
         compute=ray.data.TaskPoolStrategy(size=min(workers, len(rows))),
     )
     for row in data.iter_rows():
-        yield pickle.loads(row["result"])  # noqa: S301 - what our own worker has sent
+        result = pickle.loads(row["result"])  # noqa: S301 - what our own worker has sent
+        if isinstance(result, MasklineError):
+            raise result
+        yield result
 
 
 _held: dict[bytes, Task] = {}  # a worker process of Ray is used for one job after the other
@@ -84,4 +88,12 @@ def _work(batch: dict[str, Any], *, task: bytes) -> dict[str, Any]:
             other.close()
         _held.clear()
         _held[task] = pickle.loads(task)  # noqa: S301 - what our own driver has sent
-    return {"result": [pickle.dumps(_held[task](pickle.loads(job))) for job in batch["job"]]}  # noqa: S301
+    return {"result": [pickle.dumps(_answer(_held[task], pickle.loads(job))) for job in batch["job"]]}  # noqa: S301
+
+
+def _answer(task: Task, job: Any) -> Any:
+    """What a user can mend comes back as it is: Ray would wrap it in an error of its own, with a trace."""
+    try:
+        return task(job)
+    except MasklineError as error:
+        return error

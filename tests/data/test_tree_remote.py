@@ -161,6 +161,6 @@ def test_a_server_that_takes_calls_and_says_nothing_is_given_up(bucket, monkeypa
 def test_a_server_that_fails_is_no_fault_of_the_image(bucket):
     bucket.put("set/a.png", b"x")
     tree = Tree(f"{bucket.uri}/set")
-    bucket.gate.down = True
+    bucket.gate.failing = "a.png"
     with pytest.raises(RunError, match=r"(?s)set: a.png cannot be read: .*run it again: it goes on"):
         tree.files.read("a.png")
