@@ -11,7 +11,7 @@ is in front, and crowds are behind. Areas and boxes in the file are not read. An
 alone; images of test*/ and unlabeled*/ folders, which no instances_*.json names, are left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -134,14 +134,18 @@ def listed(published: Instances) -> Iterator[tuple[Image, Of]]:
 def _check_unlisted(tree: Tree, folders: set[str], items: dict[str, Annotated], faults: Faults) -> None:
     """Images that no json names: in a folder of images that are named, or in one that is published so."""
     known = items.keys() | {fault.item for fault in faults}
+    for folder in sorted(folders):
+        for name in tree.under(folder, IMAGE_SUFFIXES):
+            if key_of(name) not in known:
+                faults.add("no-mask", name, "no instances_*.json names it", key_of(name))
+    check_unlabelled(tree, faults, known | {fault.item for fault in faults})
+
+
+def check_unlabelled(tree: Tree, faults: Faults, known: Set[str]) -> None:
+    """Images of the folders that COCO publishes without annotations."""
     for name in tree.under("", IMAGE_SUFFIXES):
-        parts = name.removeprefix("images/").split("/")
-        if key_of(name) in known:
-            continue
-        if any(name.startswith(f"{folder}/") for folder in folders):
-            faults.add("no-mask", name, "no instances_*.json names it", key_of(name))
-        elif parts[0].startswith(("test", "unlabeled")):
-            faults.add("unlabelled", name, "no instances_*.json names it, as published: left out", key_of(name))
+        if name.removeprefix("images/").startswith(("test", "unlabeled")) and key_of(name) not in known:
+            faults.add("unlabelled", name, "published without annotations: left out", key_of(name))
 
 
 def labels(item: Annotated) -> frozenset[int]:
