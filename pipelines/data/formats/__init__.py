@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from pipelines.data.formats import (
     ade20k,
+    ade20k_full,
     camvid,
     cityscapes,
     coco,
@@ -67,5 +68,8 @@ FORMATS: dict[str, FormatSpec] = {
     "camvid": FormatSpec(scan=camvid.scan, isolated=True, holds="trainannot/ and train.txt, or *_L.png"),
     "ade20k": FormatSpec(
         scan=ade20k.scan, isolated=True, holds="images/ and annotations/, each with training/ and validation/"
+    ),
+    "ade20k-full": FormatSpec(
+        scan=ade20k_full.scan, isolated=True, holds="images/ with <name>.jpg and <name>_seg.png side by side"
     ),
 }
