@@ -91,7 +91,7 @@ def test_damaged_files_are_read_or_refused(packed):
         for _ in range(rng.integers(1, 4)):
             data[rng.integers(len(data))] = rng.integers(256)
         faults = Faults()
-        with faults.of("a.mat"):
+        with faults.of("a.mat", "a"):
             assert matrix(bytes(data), "LabelMap").ndim == 2
         kinds |= {fault.kind for fault in faults}
     assert kinds - {"label-value"} == {"corrupt", "bad-annotation"}
