@@ -20,6 +20,7 @@ MAX_BYTES = 1 << 29  # of an image or a mask file
 MAX_JSON_BYTES = 1 << 31
 SUMS = "SHA256SUMS"  # hashes that the source brings, as `sha256sum` writes them
 URI = re.compile(r"[a-z][a-z0-9+.-]*://")
+ESCAPED = {"\\": "\\", "n": "\n", "r": "\r"}  # how `sha256sum` writes names of several lines
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
 Stamp = tuple[int | str, ...]  # changes when the file does
 
@@ -37,6 +38,8 @@ class Files:
     hashes: dict[str, str] = field(default_factory=dict)  # of SHA256SUMS
 
     def read(self, name: str, limit: int = MAX_BYTES) -> bytes:
+        if _leads_out(name):  # in a bucket too, a `..` would be resolved on the way
+            raise FaultError("outside-root", "outside dataset root")
         data = self._remote(name, limit) if is_uri(self.root) else self._local(name, limit)
         if name in self.hashes:
             decode.check_hash(data, self.hashes[name])
@@ -53,19 +56,20 @@ class Files:
     def _local(self, name: str, limit: int) -> bytes:
         path = Path(self.root, name)
         try:
+            if not Path(os.path.realpath(path)).is_relative_to(self.root):  # a link, made since the folder was listed
+                raise FaultError("outside-root", "outside dataset root")
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
                 if size > limit:
                     raise FaultError("too-large", f"bytes {size} over limit {limit}")
-                return file.read()
-        except FileNotFoundError:
+                data = file.read(size + 1)
+        except (FileNotFoundError, ValueError):  # no file's name has a null in it
             raise FaultError("missing-file", "missing") from None
         except OSError as error:
             raise FaultError("unreadable", f"cannot be read: {error.strerror}") from None
+        return _whole(data, size)
 
     def _remote(self, name: str, limit: int) -> bytes:
-        if _leads_out(name):  # a `..` would be resolved on the way, and another object be read
-            raise FaultError("outside-root", "outside dataset root")
         system, path = buckets.filesystem(self.root)
         try:
             with system.open_input_file(f"{path}/{name}") as file:
@@ -83,9 +87,13 @@ class Files:
             raise RunError(
                 f"{self.root}: {name} cannot be read: {reason}\ndo: {do}, and run it again: it goes on from here"
             ) from None
-        if len(data) != size:
-            raise FaultError("unreadable", f"has {len(data)} bytes of {size}: it changed while it was read")
-        return data
+        return _whole(data, size)
+
+
+def _whole(data: bytes, size: int) -> bytes:
+    if len(data) != size:
+        raise FaultError("unreadable", f"has {len(data)} bytes of {size}: it changed while it was read")
+    return data
 
 
 def _leads_out(name: str) -> bool:
@@ -107,7 +115,12 @@ class Tree:
                 self.faults.add("name", repr(name), "the name must be printable UTF-8")
         self.files = Files(self.root, depth)
         if SUMS in self.stamps:
-            self.files = Files(self.root, depth, _sums(self.files.read(SUMS)))
+            with self.faults.of(SUMS):
+                self.files = Files(self.root, depth, _sums(self.files.read(SUMS)))
+            for name in sorted(self.files.hashes.keys() - self.stamps.keys()):
+                hidden = any(part.startswith(".") for part in name.split("/"))
+                if name.isprintable() and not hidden and not name.lower().endswith(ARCHIVES):
+                    self.faults.add("missing-file", name, f"missing, and listed in {SUMS}")
 
     @property
     def name(self) -> str:
@@ -231,5 +244,16 @@ def _folder(root: str) -> str:
 
 
 def _sums(data: bytes) -> dict[str, str]:
-    lines = (re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in data.decode(errors="replace").splitlines())
-    return {match[2].removeprefix("./"): match[1] for match in lines if match}
+    """Name -> hash, as `sha256sum` writes them; a name that it had to escape begins with a backslash in its line."""
+    found, other = {}, []
+    for number, line in enumerate(data.decode("utf-8-sig", errors="surrogateescape").split("\n"), start=1):
+        match = re.fullmatch(r"(\\?)([0-9a-fA-F]{64}) [ *](.+?)\r?", line)
+        if match:
+            name = re.sub(r"\\(.)", lambda m: ESCAPED.get(m[1], m[0]), match[3]) if match[1] else match[3]
+            found[name.removeprefix("./")] = match[2].lower()
+        elif line.strip():
+            other.append(number)
+    if other:
+        form = "a hash, two spaces and a name, as sha256sum writes them"
+        raise FaultError("layout", f"{len(other)} lines are not {form}; the first is line {other[0]}")
+    return found
