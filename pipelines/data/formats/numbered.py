@@ -83,10 +83,10 @@ def read(item: Numbered, *, files: Files, table: ClassTable, meaning: Meaning) -
 
 def _semantic(mask: np.ndarray, table: ClassTable) -> np.ndarray:
     """Refuses a mask that holds class ids already: numbers that mean other classes as labels."""
-    found = set(np.unique(mask).tolist())
-    ids = sorted(found - {IGNORE})
-    converted = IGNORE in found and IGNORE not in table.values and any(table.values.get(v) != v for v in ids)
-    if converted and ids[-1] < len(table.classes):
+    if IGNORE in table.values or not (mask == IGNORE).any():
+        return table.semantic(mask)
+    ids = sorted({*np.unique(mask).tolist()} - {IGNORE})
+    if any(table.values.get(v) != v for v in ids) and ids[-1] < len(table.classes):
         said = ", ".join(bounded([str(v) for v in ids], 10))
         raise FaultError(
             "label-value",
