@@ -9,9 +9,10 @@
     .../classes.yaml                    optional, not of VOC: other classes, as format `folder` writes them
 
 An object's class is the one that most of its pixels have in SegmentationClass. An image that has no object mask (SBD's)
-gets a semantic map alone; without any object mask all classes are stuff. Images of no list and without masks are there for other tasks, and a test list without one
-mask is published so: both are left out as `unlabelled`. Where neither train.txt nor val.txt is there, the images of all
-lists get splits by fraction. Bounding boxes (Annotations/) are not read.
+gets a semantic map alone; without any object mask all classes are stuff. Images of no list and without masks are there
+for other tasks, and a test list without one mask is published so: both are left out as `unlabelled`. Where neither
+train.txt nor val.txt is there, the images of all lists get splits by fraction. Bounding boxes (Annotations/) are not
+read.
 """
 
 from collections.abc import Iterator, Mapping
