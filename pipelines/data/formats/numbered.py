@@ -54,7 +54,7 @@ def items(
 
 
 def labels(item: Numbered, *, files: Files, table: ClassTable) -> frozenset[int]:
-    return present(table.semantic(files.mask(item.mask)))
+    return present(_semantic(files.mask(item.mask), table))
 
 
 def read(item: Numbered, *, files: Files, table: ClassTable, meaning: Meaning) -> Record:
