@@ -73,27 +73,20 @@ def lies(points: np.ndarray, height: int, width: int) -> str:
 
 def counts(points: np.ndarray, height: int, width: int) -> np.ndarray:
     """float64[n, 2] of x and y -> the run lengths of the polygon's pixels."""
-    fine = (SCALE * points + 0.5).astype(np.int64)  # towards zero, as C does
-    start, end = fine, np.roll(fine, -1, axis=0)
-    steep = np.abs(end - start)[:, 0] < np.abs(end - start)[:, 1]
-    axis = steep.astype(np.int64)  # the one along which the outline goes in steps of one
-    swap = _along(start, axis) > _along(end, axis)
-    start, end = np.where(swap[:, None], end, start), np.where(swap[:, None], start, end)
-    steps = np.maximum(_along(end, axis) - _along(start, axis), 1)
-    slope = (_along(end, 1 - axis) - _along(start, 1 - axis)) / steps
-    edge, column = _crossings(start[:, 0], end[:, 0], width)
+    x0, y0 = (SCALE * points + 0.5).astype(np.int64).T  # towards zero, as C does
+    x1, y1 = (np.concatenate([values[1:], values[:1]]) for values in (x0, y0))
+    steep = np.abs(x1 - x0) < np.abs(y1 - y0)  # goes in steps of one along y, others along x
+    swap = np.where(steep, y0 > y1, x0 > x1)
+    x0, x1, y0, y1 = (np.where(swap, b, a) for a, b in ((x0, x1), (x1, x0), (y0, y1), (y1, y0)))
+    slope = np.where(steep, x1 - x0, y1 - y0) / np.maximum(np.where(steep, y1 - y0, x1 - x0), 1)
+    edge, column = _crossings(x0, x1, width)
     row = np.empty(edge.size, np.int64)
     for chosen, rows in ((~steep[edge], _flat_rows), (steep[edge], _steep_rows)):
         at = edge[chosen]
-        row[chosen] = rows(start[at, 0], start[at, 1], slope[at], column[chosen])
+        row[chosen] = rows(x0[at], y0[at], slope[at], column[chosen])
     # The first pixel whose middle is not above the crossing.
     first = np.ceil(np.clip((row + 0.5) / SCALE - 0.5, 0, height)).astype(np.int64)
     return rle.from_edges(column * height + first, height * width)
-
-
-def _along(points: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    taken: np.ndarray = np.take_along_axis(points, axis[:, None], axis=1)[:, 0]
-    return taken
 
 
 def _crossings(x0: np.ndarray, x1: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

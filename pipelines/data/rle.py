@@ -73,7 +73,8 @@ def from_edges(edges: np.ndarray, pixels: int) -> np.ndarray:
     """Where the mask changes, int64[n] in any order, as places 0..pixels in column-major order -> run lengths. Two
     changes at one place are none."""
     places, times = np.unique(edges[edges < pixels], return_counts=True)
-    counts: np.ndarray = np.diff(places[times % 2 == 1], prepend=0, append=pixels).astype(np.uint32)
+    bounds = np.concatenate([[0], places[times % 2 == 1], [pixels]])
+    counts: np.ndarray = (bounds[1:] - bounds[:-1]).astype(np.uint32)
     return counts
 
 
