@@ -13,6 +13,7 @@ numbers for the same classes, and where they are all there is, or stand in place
 Frames of one sequence are a group.
 """
 
+import re
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -21,13 +22,14 @@ import numpy as np
 from pipelines.data import classes
 from pipelines.data.faults import Faults
 from pipelines.data.formats import numbered
-from pipelines.data.formats.source import Scan, Source, images_under
+from pipelines.data.formats.source import Scan, Source
 from pipelines.data.schema import Split
 from pipelines.data.tree import Tree
 
 SPLITS: dict[str, Split] = {"train": "train", "train_extra": "train", "val": "val"}
 UNLABELLED = ("test", "demoVideo")
 IMAGES, SUFFIX = "leftImg8bit", "_leftImg8bit"
+PATTERN = re.compile(rf"/[^/]+_[0-9]+_[0-9]+{SUFFIX}\.\w+$")
 
 
 def scan(source: Source) -> Scan:
@@ -66,16 +68,16 @@ def meaning(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _images(tree: Tree, faults: Faults) -> dict[str, str]:
     """Key, as train/aachen/aachen_000000_000019 -> name, of the images that have labels."""
     found = {}
-    for key, name in images_under(tree, IMAGES, faults).items():
-        split, short = key.partition("/")[0], key.removesuffix(SUFFIX)
+    for key, name in numbered.under(tree, IMAGES, faults, key=lambda name: name.removesuffix(SUFFIX)).items():
+        split = key.partition("/")[0]
         if split in UNLABELLED:
-            faults.add("unlabelled", name, f"{split} is published without labels: left out", short)
+            faults.add("unlabelled", name, f"{split} is published without labels: left out", key)
         elif split not in SPLITS:
-            faults.add("no-split", name, f"in none of the splits' folders, {', '.join(SPLITS)}", short)
-        elif short == key or PurePosixPath(key).name.count("_") < 3:
-            faults.add("name", name, f"is not called <city>_<sequence>_<frame>{SUFFIX}", short)
+            faults.add("no-split", name, f"in none of the splits' folders, {', '.join(SPLITS)}", key)
+        elif not PATTERN.search(name):
+            faults.add("name", name, f"is not called <city>_<sequence>_<frame>{SUFFIX}", key)
         else:
-            found[short] = name
+            found[key] = name
     return found
 
 

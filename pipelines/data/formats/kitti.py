@@ -20,7 +20,7 @@ import numpy as np
 from pipelines.data import classes
 from pipelines.data.faults import Faults
 from pipelines.data.formats import numbered
-from pipelines.data.formats.source import Scan, Source, images_under
+from pipelines.data.formats.source import IMAGE_SUFFIXES, Scan, Source
 from pipelines.data.tree import Tree
 
 IMAGES, MASKS, INSTANCES = "training/image_2", "training/semantic", "training/instance"
@@ -53,7 +53,7 @@ def meaning(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values >> 8, values % 256 == 0
 
 
-def _under(tree: Tree, folder: str, faults: Faults, *suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Key, as training/000000_10 -> name."""
+def _under(tree: Tree, folder: str, faults: Faults, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, str]:
+    """Id, as training/000000_10 -> name."""
     start = folder.partition("/")[0]
-    return {f"{start}/{key}": name for key, name in images_under(tree, folder, faults, *suffixes).items()}
+    return numbered.under(tree, folder, faults, key=lambda name: f"{start}/{name}", suffixes=suffixes)

@@ -12,6 +12,7 @@ others are the classes, things where they have instances. Every value of a thing
 no groups are marked. Without any instances/ there are no segments. The panoptic PNGs, which say the same, are not read.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -23,7 +24,7 @@ from pipelines.data import classes
 from pipelines.data.classes import ClassTable, Entry, duplicates, said
 from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats import numbered
-from pipelines.data.formats.source import Scan, Source, images_under
+from pipelines.data.formats.source import IMAGE_SUFFIXES, Scan, Source
 from pipelines.data.schema import IGNORE, Split
 from pipelines.data.tree import Tree
 from pipelines.errors import bounded
@@ -62,8 +63,8 @@ def scan(source: Source) -> Scan:
     version = version or ""
     table = _table(tree, VERSIONS[version], faults)
     images = _under(tree, "images", faults)
-    for key, name in images_under(tree, "testing/images", faults).items():
-        faults.add("unlabelled", name, "testing is published without labels: left out", f"testing/{key}")
+    for key, name in _under(tree, "images", faults, splits=("testing",)).items():
+        faults.add("unlabelled", name, "testing is published without labels: left out", key)
     instances = _under(tree, f"{version}instances", faults, (".png",))
     items = numbered.items(
         images,
@@ -86,13 +87,14 @@ def meaning(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values >> 8, np.zeros(values.shape, bool)
 
 
-def _under(tree: Tree, folder: str, faults: Faults, *suffixes: tuple[str, ...]) -> dict[str, str]:
-    """Key, as training/<id> -> name."""
-    return {
-        f"{split}/{key}": name
-        for split in SPLITS
-        for key, name in images_under(tree, f"{split}/{folder}", faults, *suffixes).items()
-    }
+def _under(
+    tree: Tree, folder: str, faults: Faults, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, splits: Iterable[str] = SPLITS
+) -> dict[str, str]:
+    """Id, as training/<id> -> name."""
+    found: dict[str, str] = {}
+    for split in splits:
+        found |= numbered.under(tree, f"{split}/{folder}", faults, key=f"{split}/{{}}".format, suffixes=suffixes)
+    return found
 
 
 def _table(tree: Tree, names: tuple[str, ...], faults: Faults) -> ClassTable:

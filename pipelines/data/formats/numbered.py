@@ -7,15 +7,15 @@ number are groups (crowds).
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipelines.data.classes import UNKNOWN, ClassTable
 from pipelines.data.faults import FaultError, Faults
-from pipelines.data.formats.source import Item, labelled, present, record, segment
+from pipelines.data.formats.source import IMAGE_SUFFIXES, Item, images_under, labelled, present, record, segment
 from pipelines.data.schema import IGNORE, Record, Segment, Split
-from pipelines.data.tree import Files
+from pipelines.data.tree import Files, Tree
 from pipelines.errors import bounded
 
 # Values of an instance map -> the label of each, and whether it is a group instead of one object.
@@ -26,6 +26,23 @@ Meaning = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 class Numbered(Item):
     mask: str
     instances: str | None
+
+
+def under(
+    tree: Tree,
+    folder: str,
+    faults: Faults,
+    *,
+    key: Callable[[str], str],
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+) -> dict[str, str]:
+    """Key -> name, of the images below a folder. `key`: a name within the folder, without suffix -> the image's id."""
+    found, images = Faults(), dict[str, str]()
+    for name, file in images_under(tree, folder, found, suffixes).items():
+        if images.setdefault(key(name), file) != file:
+            found.add("name-clash", file, f"has the same id as {images[key(name)]}", name)
+    faults += [replace(fault, item=key(fault.item)) if fault.item else fault for fault in found]
+    return images
 
 
 def items(

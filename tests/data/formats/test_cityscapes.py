@@ -266,6 +266,18 @@ FAULTS: dict[str, tuple[Damage, str, str, str]] = {
         "PNG",
     ),
     "name": (misnamed, "name", f"leftImg8bit/{A}.png", "is not called <city>_<sequence>_<frame>_leftImg8bit"),
+    "case": (
+        lambda r: shutil.copy(r / IMAGE, r / IMAGE.replace("19_left", "19_LEFT")),
+        "name-clash",
+        IMAGE,
+        "in case only, which some disks cannot hold",
+    ),
+    "same id": (
+        lambda r: shutil.copy(r / IMAGE, r / f"leftImg8bit/{A}.png"),
+        "name-clash",
+        IMAGE,
+        f"has the same id as leftImg8bit/{A}.png",
+    ),
     "no split": (
         lambda r: (r / "leftImg8bit/train").rename(r / "leftImg8bit/holidays"),
         "no-split",

@@ -82,6 +82,20 @@ def remove(folder: str) -> Callable[[Path], object]:
     return lambda root: (root / f"training/{folder}/000000_10.png").unlink()
 
 
+def twice(root: Path) -> None:
+    for folder in ("image_2", "semantic", "instance"):
+        path = root / f"training/{folder}/000000_10.png"
+        shutil.copy(path, path.with_name("CAR_10.png"))
+        path.rename(path.with_name("car_10.png"))
+
+
+def test_a_name_that_is_there_twice_has_the_image_s_id(root):
+    twice(labelled(root))
+    records, faults = take(root, "kitti")
+    assert [r.id for r in records] == ["training/000001_10", "training/CAR_10"]
+    assert {(f.kind, f.item) for f in faults} == {("name-clash", "training/car_10")}
+
+
 FAULTS = {
     "no labels": (remove("semantic"), "no-mask", "image_2", "has no mask"),
     "no instances": (remove("instance"), "no-mask", "image_2", "has no instance map"),
