@@ -43,7 +43,7 @@ class TrainingLoader:
         self.pin = torch.cuda.is_available()
         self._processes: Workers | None = None
         self._given: deque[tuple[int, int]] = deque()  # (number, slot) of what workers have, in order
-        self._number = 0
+        self._number = self._turn = 0
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -68,6 +68,8 @@ class TrainingLoader:
             self._processes = Workers(self.samples, self.slots, count=self.workers, seconds=self.seconds)
         while self._given:  # an epoch that was left early
             self._processes.take(self._given.popleft()[0])
+        self._turn += 1
+        turn = self._turn
         keys, free = iter(self.batches), list(range(self.slots.count))
         self._give(keys, free)
         while self._given:
@@ -76,6 +78,8 @@ class TrainingLoader:
             free.append(slot)
             self._give(keys, free)
             yield batch
+            if turn != self._turn:
+                raise RuntimeError("this epoch was left for another one, which has its batches")
 
     def _give(self, keys: Iterator[list[tuple[int, int]]], free: list[int]) -> None:
         assert self._processes is not None  # noqa: S101 - only while they work
@@ -87,13 +91,14 @@ class TrainingLoader:
 
     def _taken(self, number: int) -> Filled:
         assert self._processes is not None  # noqa: S101
-        found = self._processes.take(number)
-        if isinstance(found, Filled):
-            return found
-        self.close()
-        if isinstance(found, MasklineError):
-            raise found
-        raise RuntimeError(f"a loader worker failed:\n{found}")
+        try:
+            found = self._processes.take(number)
+            if isinstance(found, Filled):
+                return found
+            raise found if isinstance(found, MasklineError) else RuntimeError(f"a loader worker failed:\n{found}")
+        except BaseException:  # an interrupt too
+            self.close()
+            raise
 
 
 def training_loader(
