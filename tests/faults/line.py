@@ -84,7 +84,7 @@ def mend(broken: Path, clean: Path) -> None:
     for wanted in clean.rglob("*"):
         path = broken / wanted.relative_to(clean)
         if wanted.is_file() and not (path.is_file() and filecmp.cmp(path, wanted, shallow=False)):
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(wanted, path)
 
 

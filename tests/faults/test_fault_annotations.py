@@ -9,12 +9,9 @@ from tests.faults.annotation_cases import (
     AREA,
     COCO,
     COCO_JSON,
-    PAINTED,
     PANOPTIC,
     PANOPTIC_JSON,
-    SQUARE,
     Published,
-    painted,
 )
 from tests.faults.line import (
     Case,
@@ -28,34 +25,13 @@ from tests.faults.line import (
     refusal,
     take,
 )
-from tests.faults.matter import HEIGHT, WIDTH, encoded, photo
+from tests.faults.matter import HEIGHT, WIDTH
+from tests.faults.sources import publish
 
 SOUND = [f"sound-{i:02}" for i in range(45)]
 CASES = {"coco": COCO, "coco-panoptic": PANOPTIC}
-CATEGORIES = [{"id": 7, "name": "cat", "isthing": 1}, {"id": 3, "name": "dog", "isthing": 1}]
 OBJECT = np.zeros((HEIGHT, WIDTH), bool)
 OBJECT[2:6, 2:7] = True
-
-
-def publish(root: Path, format: str, keys: list[str]) -> None:
-    """One cat in each image."""
-    images, annotations = [], []
-    (root / "train").mkdir(parents=True)
-    for k, key in enumerate(keys):
-        (root / f"train/{key}.png").write_bytes(encoded(photo(k)))
-        images.append({"id": k, "file_name": f"{key}.png", "height": HEIGHT, "width": WIDTH})
-        if format == "coco":
-            annotations.append({"id": 1000 + k, "image_id": k, "category_id": 7, "segmentation": [SQUARE]})
-        else:
-            info = {"id": 70_000, "category_id": 7, "iscrowd": 0}
-            annotations.append({"image_id": k, "file_name": f"{key}.png", "segments_info": [info]})
-    raw = {"images": images, "annotations": annotations, "categories": CATEGORIES}
-    source = Published(root, COCO_JSON if format == "coco" else PANOPTIC_JSON, raw)
-    source.write()
-    if format == "coco-panoptic":
-        (root / "annotations/panoptic_train").mkdir()
-        for key in keys:
-            painted(PAINTED)(source, key)
 
 
 @pytest.fixture(scope="module")
