@@ -121,6 +121,12 @@ def test_what_is_said_of_values_outside(ids, values, said):
         table_of(*({"name": str(i), "id": i} for i in ids)).semantic(mask)
 
 
+def test_what_is_never_painted_is_no_value_of_a_mask():
+    table = table_of({"name": "plate", "id": -1, "ignore": True}, {"name": "road", "id": 0})
+    with pytest.raises(FaultError, match=r"^ids \{65535\} outside 0, "):
+        table.semantic(np.array([[0, 65535]], np.uint16))
+
+
 def test_label_ids_of_cityscapes_in_a_table_of_its_classes_are_recognized():
     own = table_of(*({"name": c.name} for c in published("cityscapes").classes))
     labels = np.array([[7, 8, 26, 33, 3]], np.uint8)

@@ -345,6 +345,12 @@ def test_size_has_a_limit_that_is_checked_before_reading(tmp_path):
     assert files.read("a", limit=5) == b"12345"
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs a file that is longer than its size says")
+def test_a_file_that_grows_is_not_read_to_its_end():
+    files = Files(os.path.realpath("/proc/self"))
+    assert refusal(files, "status") == ("unreadable", "has 1 bytes of 0: it changed while it was read")
+
+
 # Hashes that the source brings.
 
 
@@ -378,10 +384,12 @@ HASH = hashlib.sha256(b"good").hexdigest()
     ids=["capitals", "from here", "byte order mark", "Windows", "empty lines"],
 )
 def test_other_ways_to_write_a_hash(tmp_path, text):
-    put(tmp_path, "a", data=b"evil")
+    put(tmp_path, "a", data=b"good")
     (tmp_path / "SHA256SUMS").write_text(text, newline="")
     tree = Tree(str(tmp_path))
     assert said(tree) == []
+    assert tree.files.read("a") == b"good"
+    put(tmp_path, "a", data=b"evil")
     assert refusal(tree.files, "a")[0] == "source-hash"
 
 
