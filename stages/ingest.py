@@ -22,6 +22,7 @@ def run(params: Params, paths: Paths) -> Summary:
         ),
         out=paths.out,
         state=paths.runs / "ingest",
+        earlier=paths.of("ingest"),
         workers=params.ingest.workers,
         rows_per_shard=params.ingest.rows_per_shard,
         storage=dataset.storage,
@@ -35,6 +36,7 @@ def run(params: Params, paths: Paths) -> Summary:
         files.write_json(listed, done.report.to_json())
         raise done.report.refusal(root, str(listed.relative_to(paths.root)))
     files.write_json(paths.out / "report.json", done.report.to_json())
+    paths.finished.append(done.settle)
     images = done.report
     return {
         "images": images.kept,

@@ -17,7 +17,7 @@ from pipelines.data.report import Report
 from pipelines.data.rows import Storage
 from pipelines.data.schema import SPLITS, Manifest, ShardInfo, Split
 from pipelines.data.statistics import Statistics
-from pipelines.data.survey import SurveyTask, surveyed
+from pipelines.data.survey import Labels, SurveyTask, surveyed
 from pipelines.data.work import ShardTask
 from pipelines.progress import Progress
 
@@ -31,6 +31,15 @@ class Ingested:
     report: Report
     manifest: Manifest | None
     read: int  # images that were decoded, and not carried over from an earlier ingest
+    kept: tuple[tuple[Path, ShardInfo], ...] = ()  # shards in the state folder, and what they are in the dataset
+
+    def settle(self) -> None:
+        """To be called when the dataset is in place: from now on its own shards are what is carried over from, and
+        nothing is kept twice."""
+        for path, info in self.kept:
+            if sidecar := plan.Sidecar.read(path.with_suffix(".json")):
+                replace(sidecar, info=info).write(path.with_suffix(".json"))
+                files.remove(path)
 
 
 def ingest(
@@ -39,6 +48,7 @@ def ingest(
     source: Source,
     out: Path,
     state: Path,
+    earlier: Path,
     workers: int,
     rows_per_shard: int,
     storage: Storage = "encoded",
@@ -48,7 +58,8 @@ def ingest(
     group: str | None = None,
 ) -> Ingested:
     """Writes out/shards, out/splits and out/dataset.json, or none of them. `state` keeps what a later ingest need not
-    read again; `store` is the URI of a bucket that the shards go to instead of out/shards."""
+    read again, beside the shards of the dataset that it has put at `earlier`; `store` is the URI of a bucket that the
+    shards go to instead of out/shards."""
     if store:
         stores.check(store)
     spec = FORMATS[format]
@@ -58,12 +69,15 @@ def ingest(
     state.mkdir(parents=True, exist_ok=True)
     for left in state.glob(".*.tmp"):  # of a writer that was killed
         left.unlink()
+    context = plan.context(format, storage, scan.classes, scan.read)
+    keys = plan.item_keys(scan.items, tree.stamps if tree else {}, context)
     with Engine(workers) as engine:
-        items = _placed(scan, source, engine, stratify=stratify, group=group, isolated=spec.isolated)
-        context = plan.context(format, storage, scan.classes, scan.read)
-        keys = plan.item_keys(items, tree.stamps if tree else {}, context)
+        known = Labels(state / "labels.json", keys)
+        items = _placed(scan, source, engine, known, stratify=stratify, group=group, isolated=spec.isolated)
         jobs = plan.jobs(items, keys=keys, rows_per_shard=rows_per_shard, there=plan.rows_there(state, store))
-        task = ShardTask(read=scan.read, state=state, storage=storage, isolated=spec.isolated, store=store)
+        task = ShardTask(
+            read=scan.read, state=state, earlier=earlier, storage=storage, isolated=spec.isolated, store=store
+        )
         done = _work(engine, task, jobs, found)
     account = report.account(
         found,
@@ -74,9 +88,10 @@ def ingest(
     )
     if account.outcome == "stopped":
         return Ingested(report=account, manifest=None, read=done.read)
+    published = [info for _, info in done.shards] if store else _publish(done.shards, state, earlier, out)
     manifest = shards.write_manifest(
         out,
-        _publish(done.shards, state, out, store),
+        published,
         done.statistics,
         classes=scan.classes,
         name=tree.name if tree else format,
@@ -84,15 +99,16 @@ def ingest(
         store=store,
     )
     _write_splits(out, items)
-    _sweep(state, {job.key for job in jobs})
-    return Ingested(report=replace(account, dataset=manifest.hash), manifest=manifest, read=done.read)
+    _sweep(state, {"labels", *(job.key for job in jobs)})
+    kept = () if store else tuple(zip([state / f"{key}.arrow" for key, _ in done.shards], published, strict=True))
+    return Ingested(report=replace(account, dataset=manifest.hash), manifest=manifest, read=done.read, kept=kept)
 
 
 @dataclass(kw_only=True, slots=True)
 class _Sums:
     """What came of all jobs."""
 
-    shards: list[ShardInfo] = field(default_factory=list)
+    shards: list[tuple[str, ShardInfo]] = field(default_factory=list)  # with the keys of their jobs
     statistics: Statistics = field(default_factory=Statistics)
     read: int = 0
 
@@ -106,7 +122,7 @@ def _work(engine: Engine, task: ShardTask, jobs: Sequence[plan.Job], found: Faul
             sums.statistics.add(result.statistics)
             sums.read += result.read
             if result.info is not None:
-                sums.shards.append(result.info)
+                sums.shards.append((job.key, result.info))
             found += result.faults
             done += len(job.items)
             faulty = sum(fault.outcome != "mended" for fault in found)
@@ -115,7 +131,7 @@ def _work(engine: Engine, task: ShardTask, jobs: Sequence[plan.Job], found: Faul
 
 
 def _placed(
-    scan: Scan, source: Source, engine: Engine, *, stratify: bool, group: str | None, isolated: bool
+    scan: Scan, source: Source, engine: Engine, known: Labels, *, stratify: bool, group: str | None, isolated: bool
 ) -> list[Item]:
     """Every item with a split: that of a list in the dataset, the published one, or one by fraction."""
     listed = listed_splits(source.tree) if source.tree else {}
@@ -125,11 +141,12 @@ def _placed(
         return list(items)
     labels = None
     if stratify and scan.labels is not None:
-        chunks = [unplaced[i : i + SURVEYED] for i in range(0, len(unplaced), SURVEYED)]
+        new = known.missing(unplaced)
+        chunks = [new[i : i + SURVEYED] for i in range(0, len(new), SURVEYED)]
         task = SurveyTask(labels=scan.labels, isolated=isolated)
-        with Progress("survey", len(unplaced), "images") as progress:
-            results = engine.run(task, chunks, images=len(unplaced))
-            labels = list(surveyed(results, progress))
+        with Progress("survey", len(new), "images") as progress:
+            known.add(new, surveyed(engine.run(task, chunks, images=len(new)), progress))
+        labels = [known[item] for item in unplaced]
     groups = [group_of(item, group) for item in unplaced]
     placed = splits.assign(groups, labels, source.splits)
     by_id = {item.id: split for item, split in zip(unplaced, placed, strict=True)}
@@ -144,19 +161,16 @@ def group_of(item: Item, pattern: str | None) -> str:
     return item.group or item.id
 
 
-def _publish(infos: Iterable[ShardInfo], state: Path, out: Path, store: str) -> list[ShardInfo]:
-    """The shards under their names in the dataset: links to the files in the state folder, so that they are kept when
-    DVC clears the outputs, and cost nothing."""
+def _publish(made: Iterable[tuple[str, ShardInfo]], state: Path, earlier: Path, out: Path) -> list[ShardInfo]:
+    """The shards under their names in the dataset: links, which cost nothing."""
     numbers: dict[Split, int] = dict.fromkeys(cast("Sequence[Split]", SPLITS), 0)
     (out / "shards").mkdir(parents=True, exist_ok=True)
     published = []
-    for info in infos:
-        if store:
-            published.append(info)
-            continue
+    for key, info in made:
         name = f"shards/{info.split}-{numbers[info.split]:05}.arrow"
         numbers[info.split] += 1
-        files.link(state / info.path, out / name)
+        folder = state if info.path == f"{key}.arrow" else earlier
+        files.link(folder / info.path, out / name)
         published.append(replace(info, path=name))
     return published
 

@@ -57,7 +57,7 @@ def jobs(
             mine = tuple(keys[item.id] for item in chunk)
             made.append(
                 Job(
-                    key=files.digest(mine)[:32],
+                    key=files.digest(chunk[0].split, mine)[:32],
                     split=chunk[0].split or "train",
                     items=tuple(chunk),
                     keys=mine,
@@ -82,12 +82,12 @@ def chunks(items: Sequence[Item], most: int) -> list[list[Item]]:
 
 
 def item_keys(items: Iterable[Item], stamps: Mapping[str, Stamp], context: str) -> dict[str, str]:
-    """id -> a digest of all that the item's row follows from: how it is read, its values, its files."""
+    """id -> a digest of what the item's row follows from, but for its split: how it is read, its values, its files."""
     return {item.id: _key(item, [stamps.get(name, ()) for name in item.files], context) for item in items}
 
 
 def _key(item: Item, stamps: Sequence[Stamp], context: str) -> str:
-    values = [described(getattr(item, f.name)) for f in fields(item)]
+    values = [described(getattr(item, f.name)) for f in fields(item) if f.name != "split"]
     return hashlib.sha256("\n".join([context, *values, repr(stamps)]).encode()).hexdigest()[:32]
 
 

@@ -1,21 +1,48 @@
 """Which classes each image shows, before there are splits: what stratification needs."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from pipelines import files
 from pipelines.data import parallel
 from pipelines.data.formats.source import Item
 from pipelines.errors import RunError
 from pipelines.progress import Progress
 
-Labels = frozenset[int]
+Shown = frozenset[int]  # the classes of an image
+
+
+class Labels:
+    """What earlier surveys have found, by the items' keys; kept in a file."""
+
+    def __init__(self, path: Path, keys: Mapping[str, str]):
+        self.path, self.keys = path, keys
+        self.found: dict[str, list[int]] = {}
+        with suppress(OSError, ValueError, AttributeError, RecursionError):  # a damaged one is no survey
+            found = json.loads(path.read_text(encoding="utf-8"))
+            self.found = {key: shown for key in keys.values() if isinstance(shown := found.get(key), list)}
+
+    def __getitem__(self, item: Item) -> Shown:
+        return frozenset(self.found[self.keys[item.id]])
+
+    def missing(self, items: Sequence[Item]) -> list[Item]:
+        return [item for item in items if self.keys[item.id] not in self.found]
+
+    def add(self, items: Sequence[Item], shown: Iterable[Shown]) -> None:
+        for item, classes in zip(items, shown, strict=True):
+            self.found[self.keys[item.id]] = sorted(classes)
+        if items:
+            files.write_json(self.path, self.found)
 
 
 class SurveyTask:
     """Called with some items at a time, gives the classes of each. What cannot be read shows none: the reading proper
     says why."""
 
-    def __init__(self, *, labels: Callable[[Any], Labels], isolated: bool):
+    def __init__(self, *, labels: Callable[[Any], Shown], isolated: bool):
         self.labels, self.isolated = labels, isolated
         self._pool: parallel.Pool | None = None
 
@@ -26,20 +53,20 @@ class SurveyTask:
         if self._pool:
             self._pool.__exit__()
 
-    def __call__(self, items: Sequence[Item]) -> list[Labels]:
+    def __call__(self, items: Sequence[Item]) -> list[Shown]:
         if self.isolated and self._pool is None:
             self._pool = parallel.Pool(self.labels, workers=1)
         results = self._pool.ordered(items) if self._pool else parallel.here(self.labels, items)
         return [_shown(found) for _, found in results]
 
 
-def _shown(found: Labels | Exception) -> Labels:
+def _shown(found: Shown | Exception) -> Shown:
     if isinstance(found, RunError):  # the bucket does not answer: splits made without it would be others
         raise found
     return frozenset() if isinstance(found, Exception) else found
 
 
-def surveyed(results: Iterable[list[Labels]], progress: Progress) -> Iterator[Labels]:
+def surveyed(results: Iterable[list[Shown]], progress: Progress) -> Iterator[Shown]:
     done = 0
     for labels in results:
         done += len(labels)

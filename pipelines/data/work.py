@@ -13,7 +13,7 @@ from pipelines.data import parallel, stores
 from pipelines.data.faults import Fault, FaultError, Faults, FaultsError
 from pipelines.data.formats.source import Item
 from pipelines.data.plan import Carried, Job, Sidecar
-from pipelines.data.rows import RowViews, Storage, encode
+from pipelines.data.rows import SCHEMA, RowViews, Storage, encode
 from pipelines.data.schema import Record, ShardInfo
 from pipelines.data.statistics import Statistics
 from pipelines.data.writer import ShardWriter
@@ -35,9 +35,16 @@ class ShardTask:
     """Called with one job after the other; holds the process that reads, and the shards that rows are taken from."""
 
     def __init__(
-        self, *, read: Callable[[Any], Record], state: Path, storage: Storage, isolated: bool, store: str = ""
+        self,
+        *,
+        read: Callable[[Any], Record],
+        state: Path,
+        earlier: Path,
+        storage: Storage,
+        isolated: bool,
+        store: str = "",
     ):
-        self.state, self.store, self.isolated = state, store, isolated
+        self.state, self.earlier, self.store, self.isolated = state, earlier, store, isolated
         self.function = partial(_row, read=read, storage=storage)
         self._pool: parallel.Pool | None = None
         self._open: dict[str, list[pa.RecordBatch] | None] = {}
@@ -74,7 +81,7 @@ class ShardTask:
 
     def _rows(self, job: Job, done: Done) -> Iterator[tuple[str, pa.RecordBatch]]:
         """The key and the row, as a batch, of every item that can be used."""
-        carried = [c and self._carried(c) for c in job.carried]
+        carried = [c and self._carried(c, job.split) for c in job.carried]
         fresh = [item for item, row in zip(job.items, carried, strict=True) if row is None]
         with closing(self._read(fresh)) as results:
             for item, key, row in zip(job.items, job.keys, carried, strict=True):
@@ -95,18 +102,28 @@ class ShardTask:
             self._pool = parallel.Pool(self.function, workers=1)
         return self._pool.ordered(items)
 
-    def _carried(self, carried: Carried) -> pa.RecordBatch | None:
+    def _carried(self, carried: Carried, split: str) -> pa.RecordBatch | None:
         rows = self._rows_of(carried.shard)
-        return None if rows is None or carried.row >= len(rows) else rows[carried.row]
+        if rows is None or carried.row >= len(rows):
+            return None
+        row, at = rows[carried.row], SCHEMA.get_field_index("split")
+        return row.set_column(at, SCHEMA.field(at), pa.array([split]))
 
     def _rows_of(self, shard: str) -> list[pa.RecordBatch] | None:
-        """The rows of a shard in the state folder, or of one in the store; None where they cannot be believed."""
+        """The rows of a shard in the state folder, in the dataset of an earlier ingest, or in the store; None where they
+        cannot be believed."""
         if shard not in self._open:
             while len(self._open) >= OPEN:
                 self._open.pop(next(iter(self._open)))
-            sidecar = Sidecar.read(self.state / f"{shard}.json")
-            self._open[shard] = None if sidecar is None else stores.rows(self.state, sidecar.store, sidecar.info)
+            self._open[shard] = self._found(Sidecar.read(self.state / f"{shard}.json"))
         return self._open[shard]
+
+    def _found(self, sidecar: Sidecar | None) -> list[pa.RecordBatch] | None:
+        if sidecar is None:
+            return None
+        folders = [self.state] if self.store else [self.state, self.earlier]
+        found = (stores.rows(folder, sidecar.store, sidecar.info) for folder in folders)
+        return next((rows for rows in found if rows is not None), None)
 
 
 def _row(item: Item, *, read: Callable[[Any], Record], storage: Storage) -> pa.RecordBatch:

@@ -31,8 +31,8 @@ DRAWN = {"height": 32, "width": 48, "difficulty": 0.5}
 def take(out: Path, *, format: str = "folder", root: Path | None = None, workers: int = 1, **how) -> Ingested:
     counts = {"train": 5, "val": 2, "test": 3}
     source = Source(tree=Tree(str(root)) if root else None, splits=counts, seed=0, shapes=DRAWN)
-    state = how.pop("state", out.with_name(f"state of {out.name}"))
-    return ingest(format=format, source=source, out=out, state=state, workers=workers, rows_per_shard=2, **how)
+    kept = {"state": out.with_name(f"state of {out.name}"), "earlier": out.with_name("earlier"), **how}
+    return ingest(format=format, source=source, out=out, workers=workers, rows_per_shard=2, **kept)
 
 
 def refused(done: Ingested) -> str:
@@ -147,6 +147,32 @@ def test_a_second_ingest_reads_what_was_added(root, tmp_path):
     fresh = take(tmp_path / "d", root=root, stratify=False)
     assert (more.report.kept, fresh.read) == (13, 13)
     assert content(tmp_path / "c") == content(tmp_path / "d")
+
+
+def test_a_dataset_in_place_is_what_is_carried_over_from(root, tmp_path):
+    """Nothing is kept twice; a shard that has gone, or is damaged, is read again."""
+    kept = {"state": tmp_path / "state", "earlier": tmp_path / "a"}
+    first = take(tmp_path / "a", root=root, **kept)
+    first.settle()
+    assert not list((tmp_path / "state").glob("*.arrow"))
+    assert take(tmp_path / "b", root=root, **kept).read == 0
+    assert content(tmp_path / "b") == content(tmp_path / "a")
+    some, other = sorted((tmp_path / "a/shards").glob("train-*"))[:2]
+    lost = sum(info.rows for info in first.manifest.shards if info.path.endswith((some.name, other.name)))
+    some.unlink()
+    other.unlink()  # another file of that name: the next dataset's is a link to this one
+    other.write_bytes(bytes(next((tmp_path / "b/shards").glob(other.name)).stat().st_size))
+    assert take(tmp_path / "c", root=root, **kept).read == lost
+    assert content(tmp_path / "c") == content(tmp_path / "b")
+
+
+def test_an_image_that_moves_to_another_split_is_carried_over(root, tmp_path):
+    kept = {"state": tmp_path / "state"}
+    take(tmp_path / "a", root=root, **kept)
+    (root / "splits").mkdir()
+    (root / "splits/val.txt").write_text("".join(f"{i:02}\n" for i in range(12)))
+    assert take(tmp_path / "b", root=root, **kept).read == 0
+    assert content(tmp_path / "b") == content_of(take(tmp_path / "c", root=root), tmp_path / "c")
 
 
 def test_without_stratification_only_what_changed_is_read(root, tmp_path):

@@ -56,9 +56,11 @@ def test_a_key_changes_with_whatever_the_row_follows_from():
         plan.item_keys([item], stamps, "one")["a"],
         plan.item_keys([item], stamps, "other")["a"],
         plan.item_keys([item], {"images/a.png": (10, 21)}, "one")["a"],
-        plan.item_keys([Item(id="a", split="val", files=item.files)], stamps, "one")["a"],
+        plan.item_keys([Item(id="a", split="train", files=item.files, group="b")], stamps, "one")["a"],
     }
     assert len(keys) == 4
+    moved = Item(id="a", split="val", files=item.files)
+    assert plan.item_keys([moved], stamps, "one")["a"] in keys  # its row is the same but for the split
     assert plan.item_keys([item], stamps, "one") == plan.item_keys([item], dict(stamps), "one")
 
 

@@ -8,7 +8,7 @@
 A class's id in the masks is its place in classes.yaml, or its `id`; `color` and `isthing` may be left out (a palette's,
 and false), and a class with `ignore: true` becomes ignored pixels, as 255 does where no class has it. A mask of three
 channels is read by the classes' colours. An instance's class is the one that most of its pixels have in the mask.
-Where images/ has sub-folders named train, val or test, these are the splits; otherwise `dataset.splits` gives fractions.
+Where images/ has sub-folders named train, val or test, these are the splits; otherwise `dataset.splits` are fractions.
 """
 
 from dataclasses import dataclass
