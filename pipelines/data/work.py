@@ -110,8 +110,7 @@ class ShardTask:
         return row.set_column(at, SCHEMA.field(at), pa.array([split]))
 
     def _rows_of(self, shard: str) -> list[pa.RecordBatch] | None:
-        """The rows of a shard in the state folder, in the dataset of an earlier ingest, or in the store; None where they
-        cannot be believed."""
+        """The rows of a shard that an earlier ingest has left, here or in the store; None where they cannot be believed."""
         if shard not in self._open:
             while len(self._open) >= OPEN:
                 self._open.pop(next(iter(self._open)))
