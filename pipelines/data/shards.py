@@ -175,8 +175,10 @@ class _Shard:
 
     def __init__(self, folder: Path, store: str, info: ShardInfo, *, verify: bool):
         path = f"{store}: {info.path}" if store else folder / info.path
+        self._path, self._bytes = None if store else folder / info.path, info.bytes
         try:
             reader = pa.ipc.open_file(stores.source(folder, store, info, verify=verify))
+            self._inode = self._path.stat().st_ino if self._path else 0
             self.batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
             for batch in self.batches:
                 batch.validate(full=True)  # offsets that point outside would be read by the views below
@@ -190,4 +192,15 @@ class _Shard:
 
     def __getitem__(self, i: int) -> Record:
         k, row = _locate(self._ends, i)
+        self._check_whole()
         return self._views[k].record(row)
+
+    def _check_whole(self) -> None:
+        """A mapped file that is cut ends its reader by SIGBUS, without a word: look before. One that was replaced or
+        removed is another file, and the mapped one is whole."""
+        try:
+            now = self._path.stat() if self._path else None
+        except OSError:
+            return
+        if now and now.st_ino == self._inode and now.st_size < self._bytes:
+            raise DataError(f"shard {self._path} was cut while it was read", do=REDO)
