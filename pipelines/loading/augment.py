@@ -6,6 +6,7 @@ not of what was drawn before.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 import albumentations as A
 import numpy as np
@@ -37,10 +38,10 @@ class Augment:
 
     def __call__(self, record: Record, image: np.ndarray, key: tuple[int, int, int]) -> Sample:
         """`key` is (seed, epoch, index)."""
-        seeds = np.random.SeedSequence(key).generate_state(len(self.compose.transforms))
-        # A seed of the whole would give each transform the same numbers: what is small would never be flipped.
-        for transform, seed in zip(self.compose.transforms, seeds.tolist(), strict=True):
-            transform.set_random_seed(seed)
+        # One stream of numbers for all transforms: with a seed, each would draw the same ones, and what is small would
+        # never be flipped.
+        generator = np.random.default_rng(key)
+        self.compose.set_random_state(generator, Random(int(generator.integers(2**63))))  # noqa: S311
         out = self.compose(image=image, mask=record.semantic)
         window = self.geometry.get_applied_params()["window"]
         return Sample(id=record.id, image=out["image"], semantic=out["mask"], instances=cut(record.segments, window))
