@@ -110,7 +110,7 @@ class ShardTask:
         return row.set_column(at, SCHEMA.field(at), pa.array([split]))
 
     def _rows_of(self, shard: str) -> list[pa.RecordBatch] | None:
-        """The rows of a shard that an earlier ingest has left, here or in a store; None where they cannot be believed."""
+        """The rows of a shard that an earlier ingest left, here or in a store; None where they cannot be believed."""
         if shard not in self._open:
             while len(self._open) >= OPEN:
                 self._open.pop(next(iter(self._open)))
