@@ -26,6 +26,7 @@ KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to keys that may use it"
 ENDPOINT = "see that AWS_ENDPOINT_URL names a server that answers; where it is not set, Amazon is asked"
 MEANINGS = {  # code of the error -> what it means, what to do
     "NO_SUCH_BUCKET": ("there is no such bucket", "name one that is there, and its server in AWS_ENDPOINT_URL"),
+    "RESOURCE_NOT_FOUND": ("no such bucket is known there", ENDPOINT),
     "ACCESS_DENIED": ("access is denied", KEYS),
     "INVALID_ACCESS_KEY_ID": ("the access key is not known there", KEYS),
     "SIGNATURE_DOES_NOT_MATCH": ("the secret key does not fit the access key", KEYS),

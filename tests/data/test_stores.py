@@ -113,6 +113,18 @@ def test_what_is_in_the_bucket_is_not_made_or_sent_again(root, bucket, tmp_path)
     assert f"shards/{gone.path}" in bucket.names()
 
 
+def test_a_bucket_that_fails_on_the_way_ends_the_run_and_the_next_goes_on(root, bucket, tmp_path):
+    store = f"{bucket.uri}/shards"
+    last = take(root, tmp_path / "plain", rows=2).manifest.shards[-1].sha256
+    bucket.gate.failing = f"{last}.arrow"
+    with pytest.raises(RunError, match=rf"{store}: {last}.arrow could not be written: .*\ndo: .*, and run it again"):
+        take(root, tmp_path / "out", store, rows=2)
+    assert not (tmp_path / "out/dataset.json").exists()
+    bucket.gate.failing = None
+    assert take(root, tmp_path / "out", store, rows=2).read == 1
+    assert content(tmp_path / "out") == content(tmp_path / "plain")
+
+
 def test_the_manifest_alone_is_enough_to_read(dataset, root, bucket, tmp_path):
     take(root, tmp_path / "plain")
     assert content(dataset) == content(tmp_path / "plain")
