@@ -103,9 +103,8 @@ class Window:
         rows, columns = self.y.nearest(), self.x.nearest()
         top, left = int(rows[0]), int(columns[0])
         window, rows, columns = labels[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1], rows - top, columns - left
-        if self.y.ratio < 1:  # there are fewer rows before they are repeated; whole rows are the cheaper copies
-            return self._placed(window.take(columns, axis=1)[rows], fill=fill)
-        return self._placed(window[rows].take(columns, axis=1), fill=fill)
+        # Whole rows are cheap to copy and single pixels are not, so the columns are taken as rows of the transpose.
+        return self._placed(cv2.transpose(cv2.transpose(window[rows])[columns]), fill=fill)
 
     def _placed(self, shown: np.ndarray, fill: int) -> np.ndarray:
         if self.flip:
