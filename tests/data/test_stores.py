@@ -48,9 +48,8 @@ def _draw(folder: Path, name: str, *, seed: int) -> None:
 def take(root: Path | str, out: Path, store: str = "", workers: int = 1, rows: int = 8) -> Ingested:
     state = out.with_name(f"state of {out.name}")
     source = Source(tree=Tree(str(root)), splits={"train": 1})
-    return ingest(
-        format="folder", source=source, out=out, state=state, workers=workers, rows_per_shard=rows, store=store
-    )
+    how = {"workers": workers, "rows_per_shard": rows, "store": store}
+    return ingest(format="folder", source=source, out=out, state=state, earlier=out, **how)
 
 
 def content(folder: Path) -> list:
