@@ -21,7 +21,17 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pipelines.data import decode
 from pipelines.data.classes import check_count, color, duplicates, said
 from pipelines.data.faults import FaultError, Faults
-from pipelines.data.formats.source import Item, Scan, Source, key_of, labelled, record, segment, split_named
+from pipelines.data.formats.source import (
+    IMAGE_SUFFIXES,
+    Item,
+    Scan,
+    Source,
+    key_of,
+    labelled,
+    record,
+    segment,
+    split_named,
+)
 from pipelines.data.schema import IGNORE, ClassInfo, Record
 from pipelines.data.tree import MAX_JSON_BYTES, Files, Tree
 from pipelines.errors import bounded
@@ -89,11 +99,13 @@ def scan(source: Source) -> Scan:
         ClassInfo(name=c.name, color=c.color or color(i), isthing=c.isthing) for i, c in enumerate(categories)
     )
     items: dict[str, Painted] = {}
+    folders: set[str] = set()
     for name, published in files.items():
         if published.categories != categories:
             faults.add("class-table", name, f"has other categories than {next(iter(files))}")
             continue
         with faults.of(name):
+            folders.add(_images(tree, name))
             for item in _items(tree, name, published, faults):
                 if item.id in items:
                     faults.add(
@@ -101,6 +113,10 @@ def scan(source: Source) -> Scan:
                     )
                 else:
                     items[item.id] = item
+    known = items.keys() | {fault.item for fault in faults}
+    for name in (name for folder in sorted(folders) for name in tree.under(folder, IMAGE_SUFFIXES)):
+        if key_of(name) not in known:
+            faults.add("no-mask", name, "no panoptic_*.json names it", key_of(name))
     return Scan(
         classes=classes,
         items=list(items.values()),
@@ -126,11 +142,18 @@ def _parse(data: bytes) -> Published:
     return published
 
 
+def _named(json: str) -> str:
+    """annotations/panoptic_train2017.json -> train2017"""
+    return PurePosixPath(json).stem.removeprefix("panoptic").lstrip("_")
+
+
+def _images(tree: Tree, json: str) -> str:
+    return tree.first_folder(_named(json), f"images/{_named(json)}", "images")
+
+
 def _items(tree: Tree, name: str, published: Published, faults: Faults) -> Iterator[Painted]:
     """The usable pairs of one json; what is not usable goes to `faults`."""
-    stem = PurePosixPath(name).stem
-    named = stem.removeprefix("panoptic").lstrip("_")
-    images = tree.first_folder(named, f"images/{named}", "images")
+    stem, images = PurePosixPath(name).stem, _images(tree, name)
     masks = tree.first_folder(f"annotations/{stem}", stem)
     classes = {category.id: k for k, category in enumerate(published.categories)}
     twice = {
@@ -162,7 +185,7 @@ def _items(tree: Tree, name: str, published: Published, faults: Faults) -> Itera
         with faults.of(mask, key):
             segments = _segments(annotation, classes)
         if len(faults) == before:
-            yield Painted(id=key, split=split_named(named), files=(path, mask), mask=mask, segments=segments)
+            yield Painted(id=key, split=split_named(_named(name)), files=(path, mask), mask=mask, segments=segments)
 
 
 def _segments(annotation: Annotation, classes: Mapping[int, int]) -> tuple[tuple[int, int, bool], ...]:
