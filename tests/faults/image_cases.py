@@ -248,14 +248,14 @@ CASES = [
     Case(
         "d24-not-utf-8",
         "name",
-        "the name must be printable UTF-8",
+        "the name must be UTF-8 without control characters",
         renamed("images", to=b"caf\xe9"),
         at=repr("images/caf\udce9.png"),
     ),
     Case(
         "d24-newline",
         "name",
-        "the name must be printable UTF-8",
+        "the name must be UTF-8 without control characters",
         renamed("images", to=b"a\nb"),
         at=repr("images/a\nb.png"),
     ),

@@ -56,8 +56,8 @@ class Taken:
 
 def run(root: Path | str, out: Path, *, format: str = "folder", depth: int = 16, **how) -> Ingested:
     source = Source(tree=Tree(str(root), depth), splits=FRACTIONS)
-    state = how.pop("state", out.with_name(f"{out.name}.state"))
-    return ingest(format=format, source=source, out=out, state=state, workers=1, rows_per_shard=16, **how)
+    kept = {"state": out.with_name(f"{out.name}.state"), "earlier": out.with_name("earlier"), **how}
+    return ingest(format=format, source=source, out=out, workers=1, rows_per_shard=16, **kept)
 
 
 def take(clean: Path, broken: Path, folder: Path, format: str, spoil: Callable[[Path], None], **how) -> Taken:
@@ -140,7 +140,9 @@ def check_accounts(taken: Taken, shown: set[str]) -> None:
     for done in (taken.clean, taken.strict, taken.lenient, taken.mended):
         report, said = done.report, done.report.to_json()
         left_out = [f["item"] or f["file"] for f in said["findings"] if f["outcome"] == "quarantined"]
-        assert report.found == report.kept + report.quarantined
+        images = dict(said["images"])
+        assert images.pop("found") == sum(n for what, n in images.items() if what != "mended")
+        assert (images["kept"], images["quarantined"]) == (report.kept, report.quarantined)
         assert report.quarantined == len(set(left_out))
         assert "" not in left_out
         assert sum(said["counts"].values()) == len(said["findings"])
