@@ -80,7 +80,6 @@ class Dataset(Section):
             raise ValueError(f"must not all be 0, got {values}")
         return splits
 
-
     @field_validator("group")
     @classmethod
     def _a_pattern(cls, group: str | None) -> str | None:

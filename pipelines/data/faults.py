@@ -1,8 +1,8 @@
 """What can be wrong with a source, one row per kind, and what becomes of it: the one place that decides.
 
-Three outcomes. *Mended*: the image is used, after a change that loses nothing. *Quarantined*: the image is left out,
-whole, since an object without its annotation would be taught as background. *Stop*: nothing can be trusted, or nothing
-would be left. All are listed in ingest's report; `dataset.max_rejected` is the share of quarantined images from which
+Four outcomes. *Mended*: the image is used, after a change that loses nothing. *Skipped*: it is published without labels,
+so there is nothing to use. *Quarantined*: it is left out, whole, since an object without its annotation would be taught
+as background. *Stop*: nothing can be trusted, or nothing would be left. All are listed in ingest's report; `dataset.max_rejected` is the share of quarantined images from which
 the line stops.
 """
 
@@ -13,7 +13,7 @@ from typing import Literal
 
 from pipelines.errors import DataError
 
-Outcome = Literal["mended", "quarantined", "stop"]
+Outcome = Literal["mended", "skipped", "quarantined", "stop"]
 
 KINDS: dict[str, Outcome] = {
     # Images that are used after a change.
@@ -31,7 +31,8 @@ KINDS: dict[str, Outcome] = {
     "degenerate-part": "mended",  # one of several polygons has no area
     "no-annotations": "mended",  # an image with none: all background
     "unlisted": "mended",  # pixels of classes that the class table leaves out: ignored
-    "unlabelled": "mended",  # published without labels, as test splits are: left out, and nothing is lost
+    # Images that nothing is to be learned from.
+    "unlabelled": "skipped",  # published without labels, as test splits are
     # Files that cannot be used.
     "empty-file": "quarantined",
     "not-an-image": "quarantined",
@@ -93,6 +94,11 @@ class Fault:
         return KINDS[self.kind]
 
     @property
+    def harmless(self) -> bool:
+        """Nothing has to be mended in the source."""
+        return self.outcome in ("mended", "skipped")
+
+    @property
     def line(self) -> str:
         return f"{self.file}: {self.reason}" if self.file else self.reason
 
@@ -141,6 +147,6 @@ class Faults(list[Fault]):
             self.add("dataset-file" if whole else error.kind, file, error.reason, item)
 
     def check(self, what: str) -> None:
-        """Raise what was collected, unless all of it has been mended."""
-        if any(fault.outcome != "mended" for fault in self):
+        """Raise what was collected, unless all of it is harmless."""
+        if not all(fault.harmless for fault in self):
             raise FaultsError(what, tuple(self))

@@ -48,9 +48,9 @@ def ingest(
     source: Source,
     out: Path,
     state: Path,
-    earlier: Path,
     workers: int,
     rows_per_shard: int,
+    earlier: Path | None = None,
     storage: Storage = "encoded",
     store: str = "",
     max_rejected: float = 0.0,
@@ -76,7 +76,7 @@ def ingest(
         items = _placed(scan, source, engine, known, stratify=stratify, group=group, isolated=spec.isolated)
         jobs = plan.jobs(items, keys=keys, rows_per_shard=rows_per_shard, there=plan.rows_there(state, store))
         task = ShardTask(
-            read=scan.read, state=state, earlier=earlier, storage=storage, isolated=spec.isolated, store=store
+            read=scan.read, state=state, earlier=earlier or state, storage=storage, isolated=spec.isolated, store=store
         )
         done = _work(engine, task, jobs, found)
     account = report.account(
@@ -88,7 +88,7 @@ def ingest(
     )
     if account.outcome == "stopped":
         return Ingested(report=account, manifest=None, read=done.read)
-    published = [info for _, info in done.shards] if store else _publish(done.shards, state, earlier, out)
+    published = [info for _, info in done.shards] if store else _publish(done.shards, state, earlier or state, out)
     manifest = shards.write_manifest(
         out,
         published,
@@ -125,7 +125,7 @@ def _work(engine: Engine, task: ShardTask, jobs: Sequence[plan.Job], found: Faul
                 sums.shards.append((job.key, result.info))
             found += result.faults
             done += len(job.items)
-            faulty = sum(fault.outcome != "mended" for fault in found)
+            faulty = sum(not fault.harmless for fault in found)
             progress.update(done, note=f"{faulty} faults" if faulty else "")
     return sums
 

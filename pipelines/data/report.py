@@ -16,7 +16,8 @@ class Report:
     why: str  # of a stop
     dataset: str | None  # its hash
     kept: int
-    mended: int
+    mended: int  # of the kept
+    skipped: int
     quarantined: int
     max_rejected: float
     source_hashes: bool
@@ -24,7 +25,7 @@ class Report:
 
     @property
     def found(self) -> int:
-        return self.kept + self.quarantined
+        return self.kept + self.skipped + self.quarantined
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -34,6 +35,7 @@ class Report:
                 "found": self.found,
                 "kept": self.kept,
                 "mended": self.mended,
+                "skipped": self.skipped,
                 "quarantined": self.quarantined,
             },
             "max_rejected": self.max_rejected,
@@ -44,7 +46,7 @@ class Report:
 
     def refusal(self, where: str, listed: str) -> DataError:
         """What the stage says when the line stops; `listed` names the report."""
-        told = [fault.line for fault in self.faults if fault.outcome != "mended"]
+        told = [fault.line for fault in self.faults if not fault.harmless]
         said = f"{where}: {len(told)} fault{'s' * (len(told) != 1)}, nothing was written{self.why and f': {self.why}'}"
         do = f"mend or remove these files, and run the stage again; {listed} lists them all"
         return DataError(said, bounded(told), do=do)
@@ -52,10 +54,10 @@ class Report:
 
 def account(faults: Sequence[Fault], *, kept: int, max_rejected: float, source_hashes: bool, holds: str) -> Report:
     """Sorted by what is to be done first: stops, then what was left out, then what was mended."""
-    order = {"stop": 0, "quarantined": 1, "mended": 2}
+    order = {"stop": 0, "quarantined": 1, "skipped": 2, "mended": 3}
     listed = sorted(set(faults), key=lambda f: (order[f.outcome], f.file, f.kind, f.reason, f.item))
     items = {outcome: {f.item or f.file for f in listed if f.outcome == outcome} for outcome in order}
-    quarantined, found = len(items["quarantined"]), kept + len(items["quarantined"])
+    quarantined, found = len(items["quarantined"]), kept + len(items["quarantined"])  # of those with labels
     why = ""
     if items["stop"]:
         why = "the dataset as a whole cannot be used"
@@ -70,6 +72,7 @@ def account(faults: Sequence[Fault], *, kept: int, max_rejected: float, source_h
         dataset=None,
         kept=kept,
         mended=len(items["mended"] - items["quarantined"]),
+        skipped=len(items["skipped"] - items["quarantined"]),
         quarantined=quarantined,
         max_rejected=max_rejected,
         source_hashes=source_hashes,

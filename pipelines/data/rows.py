@@ -18,6 +18,8 @@ from pipelines.data.statistics import Measures, decode, measure
 
 VERSION = 2
 CODEC = "lz4"
+# Its slow form: half the bytes and half the time to read of the fast one, and read in the same way.
+WRITER = pa.Codec(CODEC, compression_level=3)
 Storage = Literal["encoded", "decoded"]
 
 SEGMENT = pa.struct(
@@ -56,7 +58,7 @@ def encode(record: Record, storage: Storage = "encoded") -> pa.RecordBatch:
     semantic: Any = np.ascontiguousarray(record.semantic)
     if storage == "decoded":
         image, image_format = np.ascontiguousarray(decode(record)).data.cast("B"), "raw"
-    semantic = semantic.data.cast("B") if image_format == "raw" else pa.compress(semantic, codec=CODEC)
+    semantic = semantic.data.cast("B") if image_format == "raw" else WRITER.compress(semantic)
     seen = np.flatnonzero(measures.pixels)
     values: dict[str, Any] = {
         "id": [record.id],

@@ -6,6 +6,7 @@ that leads out of the folder, by `..`, as an absolute path or through a link, is
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,7 @@ from pipelines.errors import DataError, RunError
 MAX_BYTES = 1 << 29  # of an image or a mask file
 MAX_JSON_BYTES = 1 << 31
 SUMS = "SHA256SUMS"  # hashes that the source brings, as `sha256sum` writes them
+LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # what file managers leave
 URI = re.compile(r"[a-z][a-z0-9+.-]*://")
 ESCAPED = {"\\": "\\", "n": "\n", "r": "\r"}  # how `sha256sum` writes names of several lines
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
@@ -101,7 +103,7 @@ def _leads_out(name: str) -> bool:
 
 
 class Tree:
-    """What is in the folder. Names that begin with a dot are not looked at."""
+    """What is in the folder. Names that begin with a dot, and what file managers leave, are not looked at."""
 
     def __init__(self, root: str, depth: int = 16):
         self.faults = Faults()
@@ -109,17 +111,17 @@ class Tree:
         self.root = root if is_uri(root) else _folder(root)
         found = self._remote() if is_uri(root) else self._local()
         for name, stamp in sorted(found):
-            if name.isprintable():
+            if _is_text(name):
                 self.stamps[name] = stamp
             else:
-                self.faults.add("name", repr(name), "the name must be printable UTF-8")
+                self.faults.add("name", repr(name), "the name must be UTF-8 without control characters")
         self.files = Files(self.root, depth)
         if SUMS in self.stamps:
             with self.faults.of(SUMS):
                 self.files = Files(self.root, depth, _sums(self.files.read(SUMS)))
             for name in sorted(self.files.hashes.keys() - self.stamps.keys()):
-                hidden = any(part.startswith(".") for part in name.split("/"))
-                if name.isprintable() and not hidden and not name.lower().endswith(ARCHIVES):
+                hidden = any(map(_hidden, name.split("/")))
+                if _is_text(name) and not hidden and not name.lower().endswith(ARCHIVES):
                     self.faults.add("missing-file", name, f"missing, and listed in {SUMS}")
 
     @property
@@ -180,7 +182,7 @@ class Tree:
             try:
                 with os.scandir(Path(self.root, at)) as entries:
                     for entry in entries:
-                        if entry.name.startswith("."):
+                        if _hidden(entry.name):
                             continue
                         name = f"{at}/{entry.name}" if at else entry.name
                         if entry.is_symlink() and not self._stays(name):
@@ -229,8 +231,17 @@ class Tree:
                 self.faults.add("outside-root", name, "a name that leads outside dataset root")
             elif "" in name.split("/"):
                 self.faults.add("name", name, "a folder's name must not be empty")
-            elif not any(part.startswith(".") for part in name.split("/")):
+            elif not any(map(_hidden, name.split("/"))):
                 yield name, (info.size, info.mtime_ns or 0)
+
+
+def _is_text(name: str) -> bool:
+    """Neither control characters, nor line ends, nor bytes that are no UTF-8."""
+    return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LITTER
 
 
 def _folder(root: str) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,15 @@ def fit(job: Job, group: Group, on_epoch: Callable[[Row], None] = lambda row: No
     """Train, or go on from the last checkpoint in `job.state`; returns the history of all epochs."""
     run = _Run(job, group)
     run.events.mark("model and data ready")
-    for epoch in range(run.epoch, job.params.train.epochs):
-        row = run.train_epoch(epoch)
-        row |= run.validate()
-        run.history.append(row)
-        if group.rank == 0:
-            run.save(epoch)
-            run.events.write("epoch", **row)
-        on_epoch(row)
+    with closing(run.loader):
+        for epoch in range(run.epoch, job.params.train.epochs):
+            row = run.train_epoch(epoch)
+            row |= run.validate()
+            run.history.append(row)
+            if group.rank == 0:
+                run.save(epoch)
+                run.events.write("epoch", **row)
+            on_epoch(row)
     return run.history
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.errors import DataError
 
 REDO = "dvc repro --force ingest"
-OUTCOMES = ("quarantined", "mended")  # of an image in a dataset that was written; the graver first
+OUTCOMES = ("quarantined", "skipped", "mended")  # of an image in a dataset that was written; the graver first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,9 +26,10 @@ class Finding:
 class Intake:
     """Ingest's report on the dataset that it wrote."""
 
-    found: int  # images: kept and quarantined
+    found: int  # images: kept, skipped and quarantined
     kept: int
     mended: int  # of the kept
+    skipped: int  # published without labels
     quarantined: int
     max_rejected: float
     source_hashes: bool  # the source brought SHA256SUMS
@@ -43,7 +44,7 @@ class Intake:
     def summary(self) -> dict[str, Any]:
         """Numbers alone: the findings stay in ingest's report."""
         return {
-            "images": {name: getattr(self, name) for name in ("found", "kept", "mended", "quarantined")},
+            "images": {name: getattr(self, name) for name in ("found", "kept", "mended", "skipped", "quarantined")},
             "source_hashes": self.source_hashes,
             "findings": [{"outcome": o, "kind": kind, "count": n} for o, kind, n in self.kinds()],
         }
@@ -71,11 +72,9 @@ def read(folder: Path, dataset: str) -> Intake:
 
 
 def _intake(raw: dict[str, Any]) -> Intake:
-    images = {name: _count(raw["images"][name], name) for name in ("found", "kept", "mended", "quarantined")}
-    if images["found"] != images["kept"] + images["quarantined"]:
-        raise ValueError(
-            f"{images['found']} images found, {images['kept']} kept and {images['quarantined']} quarantined"
-        )
+    images = {name: _count(raw["images"][name], name) for name in ("found", "kept", "mended", "skipped", "quarantined")}
+    if images["found"] != images["kept"] + images["skipped"] + images["quarantined"]:
+        raise ValueError(f"images do not add up: {images}")
     findings = [Finding(**{name: printable(row[name]) for name in Finding.__slots__}) for row in raw["findings"]]
     if strange := sorted({f.outcome for f in findings} - set(OUTCOMES)):
         raise ValueError(f"a finding with the outcome {strange[0]!r}")

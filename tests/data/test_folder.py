@@ -285,7 +285,7 @@ FAULTS: dict[str, tuple[Damage, str, str, str, str]] = {  # kind, file, reason, 
     "link out": (link_out, "outside-root", "images/train/a.png", r"leads outside dataset root", ""),
     "linked folder": (link_folder, "layout", "masks/more", r"a link to a folder is not followed", ""),
     "no file": (fifo, "unreadable", "images/train/a.png", r"is neither a file nor a folder", ""),
-    "name": (bad_name, "name", r"'images/train/\udcff.png'", r"the name must be printable UTF-8", ""),
+    "name": (bad_name, "name", r"'images/train/\udcff.png'", r"the name must be UTF-8 without control characters", ""),
     "truncated": (truncate("images/train/a.png"), "truncated", "images/train/a.png", "truncated PNG", A),
     "broken mask": (truncate("masks/train/a.png"), "truncated", "masks/train/a.png", "truncated PNG", A),
     "html": (

@@ -105,7 +105,7 @@ def test_as_many_as_may_be_are_left_out_and_each_is_told(root, tmp_path):
     assert take(tmp_path / "out", root=root, max_rejected=0.24).manifest is None
     done = take(tmp_path / "out", root=root, max_rejected=0.25)
     report = done.report.to_json()
-    assert report["images"] == {"found": 12, "kept": 9, "mended": 0, "quarantined": 3}
+    assert report["images"] == {"found": 12, "kept": 9, "mended": 0, "skipped": 0, "quarantined": 3}
     assert report["outcome"] == "written"
     assert report["dataset"] == done.manifest.hash
     assert report["counts"] == {"empty-file": 1, "not-an-image": 1, "truncated": 1, "no-mask": 1}

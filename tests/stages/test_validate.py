@@ -33,7 +33,13 @@ def ingested(root: Path, made: list[Record], findings: tuple[dict[str, str], ...
     """As `ingest` leaves it; each of the findings is an image that it left out."""
     write = {"classes": shapes.classes(), "name": "shapes", "format": "shapes", "rows_per_shard": 8}
     manifest = shards.write(made, out=root / "results/ingest", **write)
-    images = {"found": len(made) + len(findings), "kept": len(made), "mended": 0, "quarantined": len(findings)}
+    images = {
+        "found": len(made) + len(findings),
+        "kept": len(made),
+        "mended": 0,
+        "skipped": 0,
+        "quarantined": len(findings),
+    }
     said = {"outcome": "written", "dataset": manifest.hash, "images": images, "max_rejected": 0.2}
     report = {**said, "source_hashes": False, "counts": {}, "findings": findings}
     (root / "results/ingest/report.json").write_text(json.dumps(report))

@@ -17,7 +17,7 @@ FINDINGS = [
 SAID = {
     "outcome": "written",
     "dataset": HASH,
-    "images": {"found": 12, "kept": 11, "mended": 3, "quarantined": 1},
+    "images": {"found": 12, "kept": 11, "mended": 3, "skipped": 0, "quarantined": 1},
     "max_rejected": 0.2,
     "source_hashes": True,
     "counts": {"truncated": 1, "palette": 1, "exif-rotation": 2},
@@ -43,7 +43,7 @@ def test_it_reads_what_ingest_writes(tmp_path):
     from pipelines.data.report import Report
 
     faults = (Fault("truncated", "a.png", "it ends", "a"), Fault("palette", "b.png", "to RGB", "b"))
-    counts = {"kept": 4, "mended": 1, "quarantined": 1, "max_rejected": 0.5, "source_hashes": False}
+    counts = {"kept": 4, "mended": 1, "skipped": 0, "quarantined": 1, "max_rejected": 0.5, "source_hashes": False}
     written = Report(outcome="written", why="", dataset=HASH, faults=faults, **counts)
     found = read(tmp_path, json.dumps(written.to_json()))
     assert (found.found, found.kept, found.mended, found.quarantined) == (5, 4, 1, 1)

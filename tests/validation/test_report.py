@@ -49,7 +49,14 @@ def intake() -> Intake:
     out = [Finding(file=f"{n}.png", outcome="quarantined", kind="truncated", reason="it ends") for n in (EVIL, "b")]
     mended = [Finding(file=f"m{i}.png", outcome="mended", kind="palette", reason="to RGB") for i in range(4)]
     return Intake(
-        found=12, kept=10, mended=4, quarantined=2, max_rejected=0.2, source_hashes=False, findings=(*out, *mended)
+        found=12,
+        kept=10,
+        mended=4,
+        skipped=0,
+        quarantined=2,
+        max_rejected=0.2,
+        source_hashes=False,
+        findings=(*out, *mended),
     )
 
 
@@ -87,7 +94,7 @@ def test_the_report_for_machines(judged):
         {"copy_of": f"train/000002{EVIL}", "id": f"copy {EVIL}", "split": "val"}
     ]
     assert said["ingest"] == {
-        "images": {"found": 12, "kept": 10, "mended": 4, "quarantined": 2},
+        "images": {"found": 12, "kept": 10, "mended": 4, "skipped": 0, "quarantined": 2},
         "source_hashes": False,
         "findings": [
             {"outcome": "quarantined", "kind": "truncated", "count": 2},

@@ -68,7 +68,7 @@ def test_nuclei(tmp_path):
     nothing = report["counts"].get("covers-nothing", 0)
     assert manifest.images["train"] == len(list(root.glob("*/images/*.png"))) == 502
     assert manifest.instances["train"] + nothing == masks == 22_522
-    assert report["images"] == {"found": 502, "kept": 502, "mended": 502, "quarantined": 0}  # alpha
+    assert report["images"] == {"found": 502, "kept": 502, "mended": 502, "skipped": 0, "quarantined": 0}  # alpha
     assert verdict["success"]
 
 

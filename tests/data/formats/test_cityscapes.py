@@ -149,7 +149,7 @@ def test_images_without_usable_labels_are_left_out_and_listed(root, split):
     annotate(root, key, labels=np.zeros_like(LABELS))  # as published for test: nothing but void
     records, faults = take(root, "cityscapes")
     assert [r.id for r in records] == [A, B, C]
-    assert [(f.kind, f.outcome, f.item) for f in faults] == [("unlabelled", "mended", key)]
+    assert [(f.kind, f.outcome, f.item) for f in faults] == [("unlabelled", "skipped", key)]
     assert f"{split} is published without labels: left out" in faults[0].line
 
 

@@ -63,7 +63,7 @@ def test_images_without_published_labels_are_left_out_and_listed(root):
     save(root / "training/image_2/000001_11.png", photo(3, *SIZE))
     records, faults = take(root, "kitti")
     assert [r.id for r in records] == [A, B]
-    assert {(f.kind, f.outcome) for f in faults} == {("unlabelled", "mended")}
+    assert {(f.kind, f.outcome) for f in faults} == {("unlabelled", "skipped")}
     assert [f.item for f in faults] == ["training/000001_11", "testing/000000_10", "testing/000001_10"]
 
 

@@ -129,7 +129,7 @@ def test_the_test_split_has_no_labels_and_is_left_out(root):
     save(root / "testing/images/d.jpg", photo(5, *SIZE))
     records, faults = take(root, "mapillary-vistas")
     assert [r.id for r in records] == [A, B, C]
-    assert [(f.kind, f.outcome, f.item) for f in faults] == [("unlabelled", "mended", "testing/d")]
+    assert [(f.kind, f.outcome, f.item) for f in faults] == [("unlabelled", "skipped", "testing/d")]
 
 
 def test_without_instance_maps_there_are_no_segments(root):
