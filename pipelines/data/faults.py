@@ -1,9 +1,9 @@
 """What can be wrong with a source, one row per kind, and what becomes of it: the one place that decides.
 
-Four outcomes. *Mended*: the image is used, after a change that loses nothing. *Skipped*: it is published without labels,
-so there is nothing to use. *Quarantined*: it is left out, whole, since an object without its annotation would be taught
-as background. *Stop*: nothing can be trusted, or nothing would be left. All are listed in ingest's report; `dataset.max_rejected` is the share of quarantined images from which
-the line stops.
+*Mended*: the image is used, after a change that loses nothing. *Skipped*: it is published without labels, so there is
+nothing to use. *Quarantined*: it is left out, whole, since an object without its annotation would be taught as
+background. *Stop*: nothing can be trusted, or nothing would be left. All are listed in ingest's report;
+`dataset.max_rejected` is the share of quarantined images from which the line stops.
 """
 
 from collections.abc import Iterator
