@@ -1,5 +1,6 @@
 """Small sound sources, each in its published layout."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,10 +64,21 @@ def cityscapes(root: Path, format: str, keys: list[str]) -> None:
             (root / name).write_bytes(encoded(pixels))
 
 
+def labelme(root: Path, format: str, keys: list[str]) -> None:
+    root.mkdir(parents=True)
+    corners = [list(point) for point in zip(SQUARE[::2], SQUARE[1::2], strict=True)]
+    for k, key in enumerate(keys):
+        (root / f"{key}.png").write_bytes(encoded(photo(k)))
+        shape = {"label": "cat", "points": corners, "shape_type": "polygon"}
+        size = {"imageHeight": HEIGHT, "imageWidth": WIDTH, "imageData": None}
+        (root / f"{key}.json").write_text(json.dumps({"shapes": [shape], "imagePath": f"{key}.png", **size}))
+
+
 PUBLISH: dict[str, Callable[[Path, str, list[str]], None]] = {
     "folder": folder,
     "coco": publish,
     "coco-panoptic": publish,
     "voc": voc,
     "cityscapes": cityscapes,
+    "labelme": labelme,
 }

@@ -1,5 +1,6 @@
 """Names that lead out of the dataset's folder are refused, and what they lead to is never opened."""
 
+import json
 import os
 import shutil
 import sys
@@ -35,6 +36,14 @@ def names(json: str, kind: str, how: Callable[[Path], str]) -> Callable[[Path, P
     return spoil
 
 
+def labelled(how: Callable[[Path], str]) -> Callable[[Path, Path], None]:
+    def spoil(root: Path, other: Path) -> None:
+        raw = json.loads((root / "a.json").read_text())
+        (root / "a.json").write_text(json.dumps(raw | {"imagePath": how(other)}))
+
+    return spoil
+
+
 def up(other: Path) -> str:
     return f"../../{other.name}"
 
@@ -50,6 +59,9 @@ OUTSIDE = {
     "d19-panoptic-absolute": ("coco-panoptic", names(PANOPTIC_JSON, "images", str)),
     "d19-panoptic-mask-up": ("coco-panoptic", names(PANOPTIC_JSON, "annotations", further_up)),
     "d19-panoptic-mask-absolute": ("coco-panoptic", names(PANOPTIC_JSON, "annotations", str)),
+    "d19-labelme-up": ("labelme", labelled(lambda other: f"../{other.name}")),
+    "d19-labelme-windows": ("labelme", labelled(lambda other: f"..\\{other.name}")),
+    "d19-labelme-absolute": ("labelme", labelled(str)),
     "d19-link": ("folder", link("images/a.png")),
     "d19-mask-link": ("folder", link("masks/a.png")),
     "d19-coco-link": ("coco", link("train/a.png")),

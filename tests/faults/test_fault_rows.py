@@ -64,6 +64,41 @@ def test_d09_the_zero_label_is_ignored_once(root, tmp_path):
     assert "ids {0} outside 1..150, ignore 255" in refusal(run(root, tmp_path / "twice"))
 
 
+def test_d09_ade20k_s_zero_label_is_ignored_once(tmp_path):
+    """And a mask that has been through it already is refused, not read one class too low."""
+    base = tmp_path / "source/ADEChallengeData2016"
+    mask = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH)
+    for key, published in {"a": mask, "b": (mask - 1).astype(np.uint8)}.items():
+        for name, data in {
+            f"images/training/{key}.jpg": encoded(photo(0), "JPEG"),
+            f"annotations/training/{key}.png": encoded(published),
+        }.items():
+            (base / name).parent.mkdir(parents=True, exist_ok=True)
+            (base / name).write_bytes(data)
+    done = run(base.parent, tmp_path / "out", format="ade20k", max_rejected=0.5)
+    assert [(f.kind, f.item) for f in done.report.faults] == [("label-value", "training/b")]
+    want = mask.astype(int) - 1
+    want[0, 0] = 255
+    np.testing.assert_array_equal(records(tmp_path / "out")["training/a"][1], want)
+
+
+def test_d08_classes_that_a_table_leaves_out_are_ignored_and_counted(tmp_path):
+    """The full ADE20K: the place of a class stands in red and green."""
+    base = tmp_path / "source/images/ADE/training/indoor"
+    base.mkdir(parents=True)
+    (base.parents[3] / "classes.yaml").write_text("- {id: 1, name: one}\n- {id: 2, name: two}\n")
+    places = np.full((HEIGHT, WIDTH), 1, np.uint8)
+    places[0] = [2, 3] * 6
+    (base / "a.jpg").write_bytes(encoded(photo(0), "JPEG"))
+    (base / "a_seg.png").write_bytes(encoded(np.stack([0 * places, places, 0 * places], -1)))
+    done = run(tmp_path / "source", tmp_path / "out", format="ade20k-full")
+    (fault,) = done.report.faults
+    assert (fault.kind, fault.outcome) == ("unlisted", "mended")
+    assert fault.reason.startswith("6 pixels of classes that the class table leaves out are ignored: places 3 of")
+    (semantic,) = (semantic for _, semantic, _ in records(tmp_path / "out").values())
+    np.testing.assert_array_equal(semantic, np.array([255, 0, 1, 255])[places])
+
+
 def test_d10_label_ids_and_train_ids(sound, tmp_path):
     source = sound("cityscapes")
     root = source.root

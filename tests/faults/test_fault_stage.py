@@ -39,8 +39,8 @@ def left(project: Path) -> set[str]:
     return {p.name for p in (project / "results/ingest").iterdir()}
 
 
-def test_quarantine_refused_and_allowed(project):
-    """Also S17: nothing that is written or said holds a secret of the environment."""
+def test_s17_quarantine_refused_and_allowed_without_secrets(project):
+    """Nothing that is written or said holds a secret of the environment."""
     (project / "source/images/03.png").write_bytes(HTML)
     refused = ingest(project)
     assert refused.returncode == 2
