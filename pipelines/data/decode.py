@@ -24,6 +24,7 @@ from pipelines.data.faults import FaultError
 
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 PNG = (cv2.IMWRITE_PNG_COMPRESSION, 3, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT)
+IEND = b"\0\0\0\0IEND\xaeB`\x82"  # a PNG's last chunk: length, name, checksum
 MAX_PIXELS = 1 << 26  # 67 million: 8192 x 8192
 CONVERTIBLE = {"RGB", "RGBA", "RGBX", "L", "LA", "1", "P", "PA", "CMYK", "YCbCr"}
 SIXTEEN_BIT = {"I;16", "I;16B", "I;16L"}
@@ -237,6 +238,8 @@ def _opened(data: bytes, formats: tuple[str, ...]) -> Image.Image:
         raise FaultError("too-large", f"pixels {width}x{height} = {width * height} over limit {MAX_PIXELS}")
     if opened.format == "PNG":
         opened.verify()  # the chunks' checksums, which decoding skips; closes the file
+        if data.rfind(IEND) < 0:  # what Pillow does not look at, and OpenCV refuses
+            raise FaultError("corrupt", "corrupt PNG: its last chunk is damaged")
         opened = Image.open(io.BytesIO(data), formats=formats)
     # A camera's MPO is a JPEG with previews behind the picture; every JPEG decoder reads the picture alone.
     frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)

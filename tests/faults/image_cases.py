@@ -130,6 +130,7 @@ CASES = [
         Case(f"d02-bit-{k}", "corrupt", "corrupt PNG", image(matter.flipped_pixels(encoded(photo(8)), k)))
         for k in range(50)
     ),
+    Case("d02-end", "corrupt", "its last chunk is damaged", image(encoded(photo(8))[:-9] + b"\1IEND\xaeB`\x82")),
     Case("d02-mask", "corrupt", "corrupt PNG", mask(matter.flipped_pixels(encoded(SEMANTIC), 9))),
     Case("d04-empty", "empty-file", "0 bytes", image(b"")),
     Case("d04-empty-mask", "empty-file", r"0 bytes \(allowed: PNG\)", mask(b"")),
