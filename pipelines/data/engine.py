@@ -7,8 +7,9 @@ there are no more than those.
 
 import logging
 import pickle
+import sys
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Protocol
 
 from pipelines.cluster import cluster
@@ -45,8 +46,14 @@ class Engine:
             return
         if self._ray is None:
             self._ray = ExitStack()
-            self._ray.enter_context(cluster(cpus=self.workers))
+            self._ray.enter_context(_ray(self.workers))
         yield from _on_ray(task, jobs, self.workers)
+
+
+def _ray(cpus: int) -> AbstractContextManager[None]:
+    """A Ray for this ingest; one that runs already in this process is its owner's to end."""
+    ray = sys.modules.get("ray")  # not imported here: `cluster` does, when the environment is set for it
+    return nullcontext() if ray is not None and ray.is_initialized() else cluster(cpus=cpus)
 
 
 def _here(task: Task, jobs: Sequence[Any]) -> Generator[Any, None, None]:

@@ -21,6 +21,7 @@ MAX_BYTES = 1 << 29  # of an image or a mask file
 MAX_JSON_BYTES = 1 << 31
 SUMS = "SHA256SUMS"  # hashes that the source brings, as `sha256sum` writes them
 LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # what file managers leave
+TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # of which "exe.png" can be made from "gnp.exe"
 URI = re.compile(r"[a-z][a-z0-9+.-]*://")
 ESCAPED = {"\\": "\\", "n": "\n", "r": "\r"}  # how `sha256sum` writes names of several lines
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
@@ -236,8 +237,8 @@ class Tree:
 
 
 def _is_text(name: str) -> bool:
-    """Neither control characters, nor line ends, nor bytes that are no UTF-8."""
-    return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in name)
+    """Neither control characters, nor line ends, nor what turns the direction of writing, nor bytes that are no UTF-8."""
+    return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in TURNING for c in name)
 
 
 def _hidden(name: str) -> bool:

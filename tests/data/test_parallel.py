@@ -64,7 +64,7 @@ def test_no_process_outlives_an_interruption():
 
 def test_a_function_that_needs_no_isolation_runs_here():
     here = multiprocessing.current_process().pid
-    assert [r for _, r in parallel.ordered(eval, ["__import__('os').getpid()"], workers=1, isolated=False)] == [here]
+    assert [r for _, r in parallel.here(eval, ["__import__('os').getpid()"])] == [here]
 
 
 def test_no_items_start_no_process():
