@@ -14,7 +14,7 @@ from pipelines import files
 from pipelines.data import rle, shards
 from pipelines.data.faults import KINDS, Fault
 from pipelines.data.formats.source import Source
-from pipelines.data.ingest import Ingested, ingest
+from pipelines.data.ingest.run import Ingested, ingest
 from pipelines.data.schema import SPLITS
 from pipelines.data.statistics import decode
 from pipelines.data.tree import Tree

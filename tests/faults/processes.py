@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.formats.source import Source
-from pipelines.data.ingest import Ingested, ingest
+from pipelines.data.ingest.run import Ingested, ingest
 from tests.faults.line import run
 
 DRAWN = {"height": 24, "width": 32, "difficulty": 0.5}

@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -105,34 +105,34 @@ def test_a02_cut_manifests_are_caught(copy):
             shards.read_manifest(copy)
 
 
-def killed_at(changes: range | list[int], drawn: Path, folder: Path) -> int:
-    """Ingests that are killed at the k-th change of a file, each with the next as the one that goes on; the number
-    that ended before they could be killed."""
-    want, whole = content(drawn), 0
+def killed_at(changes: Iterable[int], drawn: Path, folder: Path) -> bool:
+    """Ingests that are killed at the k-th change of a file, each followed by one that goes on; whether the last had
+    ended before it could be killed."""
+    want = content(drawn)
     for k in changes:
         out, state = folder / f"{k}/out", folder / f"{k}/state"
         out.parent.mkdir()
         process = processes.start(processes.draw_until, k, out, state)
         process.join(60)
-        assert process.exitcode in (0, -signal.SIGKILL)
-        whole += process.exitcode == 0
         if (out / "dataset.json").exists():  # then it is whole, and so is all that it names
             assert len(records(out)) == 10
+        if process.exitcode == 0:
+            return True
+        assert process.exitcode == -signal.SIGKILL
         shutil.rmtree(out, ignore_errors=True)  # as the stage does when it begins
-        again = processes.draw(out, state)
-        assert again.read <= 10
+        processes.draw(out, state)
         assert content(out) == want
         assert not list(out.parent.rglob("*.tmp"))
-    return whole
+    return False
 
 
 def test_a03_an_ingest_that_is_killed_goes_on_to_the_same_bytes(drawn, tmp_path):
-    killed_at([0, 1, 2, 3, 7, 12, 18, 25, 33, 39], drawn, tmp_path)
+    assert not killed_at([0, 1, 2, 3, 7, 12, 18, 25, 33, 39, 90], drawn, tmp_path)
 
 
 @pytest.mark.slow
 def test_a03_an_ingest_that_is_killed_at_any_change_goes_on_to_the_same_bytes(drawn, tmp_path):
-    assert killed_at(range(120), drawn, tmp_path) > 0  # else there are more changes than these
+    assert killed_at(range(500), drawn, tmp_path)
 
 
 @pytest.mark.slow
