@@ -49,7 +49,7 @@ def checked(pair: Pair) -> Pair:
 
 def ours(folder: Path, out: Path, look: Callable[[Pair], Pair]) -> None:
     from pipelines.data.formats.source import Source
-    from pipelines.data.ingest import ingest
+    from pipelines.data.ingest.run import ingest
     from pipelines.data.tree import Tree
 
     done = ingest(

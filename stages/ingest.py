@@ -7,7 +7,7 @@ from pipelines.stage import Paths, Summary
 
 def run(params: Params, paths: Paths) -> Summary:
     from pipelines.data.formats.source import Source
-    from pipelines.data.ingest import ingest
+    from pipelines.data.ingest.run import ingest
     from pipelines.data.tree import Tree, is_uri
 
     dataset = params.dataset

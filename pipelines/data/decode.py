@@ -1,7 +1,7 @@
 """The one decoder for files from outside: few formats, bounded size, every byte decoded, no guess about labels.
 
-Runs inside the processes of `pipelines.data.parallel`, which bound its memory and time and survive its crash. What it
-accepts is stored in shards as bytes with a hash, so later readers may use whatever decodes fastest.
+Runs inside the processes of `pipelines.data.ingest.parallel`, which bound its memory and time and survive its crash.
+What it accepts is stored in shards as bytes with a hash, so later readers may use whatever decodes fastest.
 
 Images are kept as published where every decoder gives the same RGB pixels: 8-bit RGB JPEG and PNG that no EXIF tag
 turns. All others become an RGB PNG by these rules: 16-bit values keep the high 8 of their significant bits, alpha is

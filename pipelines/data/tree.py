@@ -237,7 +237,7 @@ class Tree:
 
 
 def _is_text(name: str) -> bool:
-    """Neither control characters, nor line ends, nor what turns the direction of writing, nor bytes that are no UTF-8."""
+    """No control character, no line end, nothing that turns the direction of writing, no bytes that are no UTF-8."""
     return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in TURNING for c in name)
 
 

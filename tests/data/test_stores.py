@@ -14,9 +14,10 @@ import yaml
 from PIL import Image
 
 from pipelines import files
-from pipelines.data import engine, shards
+from pipelines.data import shards
 from pipelines.data.formats.source import Source
-from pipelines.data.ingest import Ingested, ingest
+from pipelines.data.ingest import engine
+from pipelines.data.ingest.run import Ingested, ingest
 from pipelines.data.schema import SPLITS
 from pipelines.data.tree import Tree
 from pipelines.errors import ConfigError, DataError, RunError

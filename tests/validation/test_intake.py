@@ -40,7 +40,7 @@ def test_what_was_left_out_comes_first(tmp_path):
 
 def test_it_reads_what_ingest_writes(tmp_path):
     from pipelines.data.faults import Fault
-    from pipelines.data.report import Report
+    from pipelines.data.ingest.report import Report
 
     faults = (Fault("truncated", "a.png", "it ends", "a"), Fault("palette", "b.png", "to RGB", "b"))
     counts = {"kept": 4, "mended": 1, "skipped": 0, "quarantined": 1, "max_rejected": 0.5, "source_hashes": False}

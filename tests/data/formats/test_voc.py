@@ -9,10 +9,10 @@ import yaml
 from PIL import Image
 
 from pipelines.data import rle
+from pipelines.data.exports.voc import write
 from pipelines.data.faults import Fault, FaultsError
 from pipelines.data.formats import shapes, voc
 from pipelines.data.formats.source import Scan, Source
-from pipelines.data.formats.voc_write import write
 from pipelines.data.schema import IGNORE, Record
 from pipelines.data.tree import Tree
 from pipelines.errors import DataError

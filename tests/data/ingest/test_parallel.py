@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from pipelines.data import parallel
+from pipelines.data.ingest import parallel
 from pipelines.errors import DataError
 
 CRASH = "__import__('ctypes').string_at(0)"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data import splits
+from pipelines.data.ingest import splits
 from pipelines.data.schema import SPLITS
 
 FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import files
-from pipelines.data import parallel
 from pipelines.data.formats.source import Item
+from pipelines.data.ingest import parallel
 from pipelines.errors import RunError
 from pipelines.progress import Progress
 

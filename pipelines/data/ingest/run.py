@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import cast
 
 from pipelines import files
-from pipelines.data import plan, report, shards, splits, stores
-from pipelines.data.engine import Engine
+from pipelines.data import shards, stores
 from pipelines.data.faults import Faults
 from pipelines.data.formats import FORMATS
 from pipelines.data.formats.source import Item, Scan, Source, listed_splits
-from pipelines.data.report import Report
+from pipelines.data.ingest import plan, report, splits
+from pipelines.data.ingest.engine import Engine
+from pipelines.data.ingest.report import Report
+from pipelines.data.ingest.survey import Labels, SurveyTask, surveyed
+from pipelines.data.ingest.work import ShardTask
 from pipelines.data.rows import Storage
 from pipelines.data.schema import SPLITS, Manifest, ShardInfo, Split
 from pipelines.data.statistics import Statistics
-from pipelines.data.survey import Labels, SurveyTask, surveyed
-from pipelines.data.work import ShardTask
 from pipelines.progress import Progress
 
 SURVEYED = 64  # images whose classes are looked up at a time

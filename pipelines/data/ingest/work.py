@@ -9,10 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.data import parallel, stores
+from pipelines.data import stores
 from pipelines.data.faults import Fault, FaultError, Faults, FaultsError
 from pipelines.data.formats.source import Item
-from pipelines.data.plan import Carried, Job, Sidecar
+from pipelines.data.ingest import parallel
+from pipelines.data.ingest.plan import Carried, Job, Sidecar
 from pipelines.data.rows import SCHEMA, RowViews, Storage, encode
 from pipelines.data.schema import Record, ShardInfo
 from pipelines.data.statistics import Statistics

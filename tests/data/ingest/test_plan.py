@@ -5,8 +5,8 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data import plan
 from pipelines.data.formats.source import Item
+from pipelines.data.ingest import plan
 
 names = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), unique=True, max_size=80)
 
@@ -66,7 +66,7 @@ def test_a_key_changes_with_whatever_the_row_follows_from():
 
 def test_a_description_holds_no_address_and_no_order_of_a_set():
     function = partial(plan.chunks, {"b", "a"}, most=frozenset([2, 1]))
-    assert plan.described(function) == "pipelines.data.plan.chunks({'a', 'b'}; most={1, 2})"
+    assert plan.described(function) == "pipelines.data.ingest.plan.chunks({'a', 'b'}; most={1, 2})"
 
 
 def test_a_damaged_sidecar_is_no_sidecar(tmp_path):

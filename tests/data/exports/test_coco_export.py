@@ -9,8 +9,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from pipelines.data import rle
+from pipelines.data.exports.coco import write
 from pipelines.data.formats import shapes
-from pipelines.data.formats.coco_write import write
 from pipelines.data.schema import ClassInfo, Record, Segment
 from pipelines.errors import DataError
 from tests.data.formats.taking import photo, take

@@ -17,14 +17,15 @@ from PIL import Image
 
 from pipelines import files
 from pipelines.config import Params
-from pipelines.data import engine, plan, shards
+from pipelines.data import shards
 from pipelines.data.formats import FORMATS
 from pipelines.data.formats.source import Source
-from pipelines.data.ingest import Ingested, ingest
+from pipelines.data.ingest import engine, plan
+from pipelines.data.ingest.run import Ingested, ingest
 from pipelines.data.statistics import decode
 from pipelines.data.tree import Tree
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DRAWN = {"height": 32, "width": 48, "difficulty": 0.5}
 
 

@@ -93,7 +93,7 @@ def _key(item: Item, stamps: Sequence[Stamp], context: str) -> str:
 
 def context(*parts: Any) -> str:
     """How items are read: the code of this package, the decoders, and the settings that are given."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     code = [files.sha256(path) for path in sorted(here.rglob("*")) if path.suffix in (".py", ".yaml")]
     return files.digest(code, versions(), *[described(part) for part in parts])
 

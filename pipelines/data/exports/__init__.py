@@ -1,0 +1,1 @@
+"""Datasets written in published formats, for other tools."""
