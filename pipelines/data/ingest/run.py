@@ -31,7 +31,7 @@ class Ingested:
 
     report: Report
     manifest: Manifest | None
-    read: int  # images that were decoded, and not carried over from an earlier ingest
+    read: int  # rows that were made, and not carried over from an earlier ingest
     kept: tuple[tuple[Path, ShardInfo], ...] = ()  # shards in the state folder, and what they are in the dataset
 
     def settle(self) -> None:

@@ -29,7 +29,7 @@ class Done:
     info: ShardInfo | None = None  # None where no image could be used
     statistics: Statistics = field(default_factory=Statistics)
     faults: Faults = field(default_factory=Faults)
-    read: int = 0  # images that were decoded, and not carried over
+    read: int = 0  # rows that were made, and not carried over
 
 
 class ShardTask:
@@ -88,11 +88,11 @@ class ShardTask:
             for item, key, row in zip(job.items, job.keys, carried, strict=True):
                 if row is None:
                     _, result = next(results)
-                    done.read += 1
                     if isinstance(result, Exception):
                         done.faults += faults_of(item, result)
                         continue
                     row = result
+                    done.read += 1
                 _count(row, done)
                 yield key, row
 
