@@ -36,9 +36,9 @@ def is_uri(root: str) -> bool:
 class Files:
     """Opens a dataset's files by their names within its root."""
 
-    root: str  # an absolute path without links, or a URI
+    root: str = field(repr=False)  # an absolute path without links, or a URI
     depth: int = 16  # significant bits of 16-bit images
-    hashes: dict[str, str] = field(default_factory=dict)  # of SHA256SUMS
+    hashes: dict[str, str] = field(default_factory=dict, repr=False)  # of SHA256SUMS
 
     def read(self, name: str, limit: int = MAX_BYTES) -> bytes:
         if _leads_out(name):  # in a bucket too, a `..` would be resolved on the way

@@ -52,10 +52,7 @@ class Pool:
         done: dict[int, Any] = {}  # results whose turn has not come
         given = turn = 0
         while turn < len(items):
-            for child in self.children:
-                if child.free and given < min(len(items), turn + AHEAD * len(self.children)):
-                    child.give(given, items[given])
-                    given += 1
+            given = self._give(items, given, turn)
             busy = {child.pipe: child for child in self.children if not child.free}
             soonest = min((child.deadline for child in busy.values()), default=0.0) - time.monotonic()
             for pipe in wait(list(busy), timeout=0 if turn in done else min(max(soonest, 0.0), 60.0)):
@@ -67,8 +64,16 @@ class Pool:
                     index = child.index
                     done[index] = child.replace(f"took longer than {child.seconds:g} s")
             if turn in done:
+                given = self._give(items, given, turn)  # before the caller gets busy with this one
                 yield items[turn], done.pop(turn)
                 turn += 1
+
+    def _give(self, items: Sequence[Any], given: int, turn: int) -> int:
+        for child in self.children:
+            if child.free and given < min(len(items), turn + AHEAD * len(self.children)):
+                child.give(given, items[given])
+                given += 1
+        return given
 
 
 def ordered(

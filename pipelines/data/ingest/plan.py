@@ -17,7 +17,12 @@ from typing import Any
 from pipelines import files
 from pipelines.data.formats.source import Item
 from pipelines.data.schema import SPLITS, ShardInfo, Split
-from pipelines.data.tree import Stamp
+from pipelines.data.shards import read_manifest
+from pipelines.data.tree import Stamp, Tree
+from pipelines.errors import DataError
+
+# Of this package, what no row follows from: an edit there must not read a terabyte again.
+APART = {"exports", "buckets.py", "cache.py", "panoptic.py", "prediction.py", "stores.py", "engine.py", "report.py"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,11 @@ def _key(item: Item, stamps: Sequence[Stamp], context: str) -> str:
 def context(*parts: Any) -> str:
     """How items are read: the code of this package, the decoders, and the settings that are given."""
     here = Path(__file__).parents[1]
-    code = [files.sha256(path) for path in sorted(here.rglob("*")) if path.suffix in (".py", ".yaml")]
+    code = [
+        files.sha256(path)
+        for path in sorted(here.rglob("*"))
+        if path.suffix in (".py", ".yaml") and not set(path.relative_to(here).parts) & APART
+    ]
     return files.digest(code, versions(), *[described(part) for part in parts])
 
 
@@ -115,8 +124,9 @@ def versions() -> list[str]:
     import numpy as np
     import PIL
     import pyarrow as pa
+    import scipy
 
-    return [cv2.__version__, np.__version__, PIL.__version__, pa.__version__]
+    return [library.__version__ for library in (cv2, np, PIL, pa, scipy)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,6 +158,20 @@ def rows_there(state: Path, store: str) -> dict[str, Carried]:
         if sidecar and sidecar.store == store:
             found.update({key: Carried(path.stem, row) for row, key in enumerate(sidecar.rows)})
     return found
+
+
+def shards_at(earlier: Path) -> dict[str, str]:
+    """sha256 -> path within it, of the shards of a dataset that is in place; none, where there is no dataset."""
+    try:
+        return {info.sha256: info.path for info in read_manifest(earlier).shards}
+    except DataError:
+        return {}
+
+
+def stamped(tree: Tree) -> dict[str, Stamp]:
+    """The stamp of each file, with the hash that the source gives it."""
+    hashes = tree.files.hashes
+    return {name: (*stamp, hashes.get(name, "")) for name, stamp in tree.stamps.items()}
 
 
 def _hash(identity: str) -> int:

@@ -62,8 +62,9 @@ def account(faults: Sequence[Fault], *, kept: int, max_rejected: float, source_h
     if items["stop"]:
         why = "the dataset as a whole cannot be used"
     elif not found:
-        listed = [Fault("layout", "", f"there are no images: dataset.root must hold {holds}")]
-        why = "there are no images"
+        nothing = f"none of {len(items['skipped'])} images has labels" if items["skipped"] else "there are no images"
+        listed = [Fault("layout", "", f"{nothing}: dataset.root must hold {holds}"), *listed]
+        why = nothing
     elif quarantined > max_rejected * found or not kept:
         why = f"{quarantined} of {found} images cannot be used, dataset.max_rejected allows {max_rejected:.2%} of them"
     return Report(

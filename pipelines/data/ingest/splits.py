@@ -51,10 +51,10 @@ def _hash(name: str) -> int:
 
 
 def _counts(members: Sequence[Sequence[int]], labels: Sequence[frozenset[int]]) -> np.ndarray:
-    """int64[groups, 1 + classes]: images of each group, and of them those that show each class."""
+    """int32[groups, 1 + classes]: images of each group, and of them those that show each class."""
     classes = sorted(set().union(*labels)) if labels else []
     column = {label: k for k, label in enumerate(classes, start=1)}
-    counts = np.zeros((len(members), 1 + len(classes)), np.int64)
+    counts = np.zeros((len(members), 1 + len(classes)), np.int32)
     for row, images in enumerate(members):
         counts[row, 0] = len(images)
         for i in images:
@@ -71,9 +71,11 @@ def _stratified(counts: np.ndarray, fractions: np.ndarray) -> list[int]:
     total = np.maximum(counts.sum(axis=0), 1)
     held = np.zeros((len(used), counts.shape[1]))
     placed = np.zeros(len(counts), np.int64)
-    rarest = np.where(counts > 0, total, np.iinfo(np.int64).max).min(axis=1)
+    rarest = np.full(len(counts), np.iinfo(np.int64).max)
+    for column, images in zip(counts.T, total.tolist(), strict=True):
+        rarest[column > 0] = np.minimum(rarest[column > 0], images)
     for row in np.lexsort((-counts[:, 0], rarest)):
-        group = counts[row]
+        group = counts[row].astype(np.int64)
         cost = ((2 * held + group) * group / total.astype(float) ** 2).sum(axis=1) / share
         best = int(cost.round(12).argmin())
         placed[row] = used[best]

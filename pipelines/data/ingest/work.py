@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pipelines.data import stores
 from pipelines.data.faults import Fault, FaultError, Faults, FaultsError
 from pipelines.data.formats.source import Item
 from pipelines.data.ingest import parallel
-from pipelines.data.ingest.plan import Carried, Job, Sidecar
+from pipelines.data.ingest.plan import Carried, Job, Sidecar, shards_at
 from pipelines.data.rows import SCHEMA, RowViews, Storage, encode
 from pipelines.data.schema import Record, ShardInfo
 from pipelines.data.statistics import Statistics
@@ -49,9 +49,10 @@ class ShardTask:
         self.function = partial(_row, read=read, storage=storage)
         self._pool: parallel.Pool | None = None
         self._open: dict[str, list[pa.RecordBatch] | None] = {}
+        self._earlier: dict[str, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pool": None, "_open": {}}
+        return {**self.__dict__, "_pool": None, "_open": {}, "_earlier": None}
 
     def close(self) -> None:
         if self._pool:
@@ -121,9 +122,13 @@ class ShardTask:
     def _found(self, sidecar: Sidecar | None) -> list[pa.RecordBatch] | None:
         if sidecar is None:
             return None
-        folders = [self.state] if self.store else [self.state, self.earlier]
-        found = (stores.rows(folder, sidecar.store, sidecar.info) for folder in folders)
-        return next((rows for rows in found if rows is not None), None)
+        rows = stores.rows(self.state, sidecar.store, sidecar.info)
+        if rows is None and not self.store:
+            if self._earlier is None:
+                self._earlier = shards_at(self.earlier)
+            if path := self._earlier.get(sidecar.info.sha256):
+                rows = stores.rows(self.earlier, "", replace(sidecar.info, path=path))
+        return rows
 
 
 def _row(item: Item, *, read: Callable[[Any], Record], storage: Storage) -> pa.RecordBatch:

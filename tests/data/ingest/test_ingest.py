@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,14 @@ from PIL import Image
 from pipelines import files
 from pipelines.config import Params
 from pipelines.data import shards
+from pipelines.data.faults import FaultError
 from pipelines.data.formats import FORMATS
-from pipelines.data.formats.source import Source
-from pipelines.data.ingest import engine, plan
+from pipelines.data.formats.source import Item, Scan, Source
+from pipelines.data.ingest import engine, plan, survey
 from pipelines.data.ingest.run import Ingested, ingest
 from pipelines.data.statistics import decode
 from pipelines.data.tree import Tree
+from pipelines.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[3]
 DRAWN = {"height": 32, "width": 48, "difficulty": 0.5}
@@ -240,6 +243,94 @@ def test_images_of_a_group_stay_together(root, tmp_path):
     take(tmp_path / "out", root=root, group="^(.)")
     lists = [set((tmp_path / f"out/splits/{s}.txt").read_text().split()) for s in ("train", "val", "test")]
     assert sorted(len(ids) for ids in lists) == [0, 2, 10]
+
+
+def test_two_images_of_one_id_are_both_left_out(root, tmp_path, monkeypatch):
+    """Nobody could tell which row is whose; a second ingest would exchange them."""
+    spec = FORMATS["folder"]
+
+    def twice(source: Source) -> Scan:
+        found = spec.scan(source)
+        return replace(found, items=[*found.items, replace(found.items[3], files=("images/other.png", "masks/04.png"))])
+
+    monkeypatch.setitem(FORMATS, "folder", replace(spec, scan=twice))
+    done = take(tmp_path / "out", root=root, max_rejected=0.5)
+    assert {(f.kind, f.file) for f in done.report.faults} == {
+        ("duplicate-id", "images/03.png"),
+        ("duplicate-id", "images/other.png"),
+    }
+    assert done.report.kept == 11
+
+
+def test_an_added_frame_joins_its_video(root, tmp_path):
+    """Wherever the lists that pin the splits have put it."""
+    group = "^(.)"
+    take(tmp_path / "a", root=root, group=group)
+    shutil.copytree(tmp_path / "a/splits", root / "splits")
+    small = next(s for s in ("train", "val", "test") if len((root / f"splits/{s}.txt").read_text().split()) == 2)
+    for kind in ("images", "masks"):
+        for name in ("12", "13", "14"):
+            shutil.copy(root / f"{kind}/11.png", root / f"{kind}/{name}.png")
+    take(tmp_path / "b", root=root, group=group)
+    assert (tmp_path / f"b/splits/{small}.txt").read_text().split() == ["10", "11", "12", "13", "14"]
+
+
+def test_a_pattern_of_groups_that_finds_nothing_is_refused(root, tmp_path):
+    with pytest.raises(DataError, match=r"dataset.group: '\^video' matches none of 12 ids, as '00'\ndo: "):
+        take(tmp_path / "out", root=root, group="^video")
+    take(tmp_path / "out", root=root, group="^(x)?")  # a part that takes no part: each image on its own
+
+
+def test_a_list_that_names_no_image_says_so(root, tmp_path):
+    (root / "splits").mkdir()
+    (root / "splits/val.txt").write_text("00\nnot there\n")
+    done = take(tmp_path / "out", root=root, max_rejected=0.5)
+    assert [(f.kind, f.file, f.item) for f in done.report.faults] == [("missing-file", "splits/val.txt", "not there")]
+
+
+def test_an_added_hash_reads_one_image(root, tmp_path):
+    kept = {"state": tmp_path / "state", "stratify": False}
+    sums = root / "SHA256SUMS"
+    names = [p.relative_to(root) for p in sorted(root.rglob("*.png"))]
+    sums.write_text("".join(f"{files.sha256(root / name)}  {name}\n" for name in names))
+    take(tmp_path / "a", root=root, **kept)
+    for kind in ("images", "masks"):
+        shutil.copy(root / f"{kind}/11.png", root / f"{kind}/12.png")
+        with sums.open("a") as file:
+            file.write(f"{files.sha256(root / f'{kind}/12.png')}  {kind}/12.png\n")
+    assert take(tmp_path / "b", root=root, **kept).read == 1
+
+
+def test_what_is_in_place_is_found_by_its_hash(root, tmp_path):
+    """Whatever its name there: an ingest that was killed in between has given others."""
+    kept = {"state": tmp_path / "state", "earlier": tmp_path / "a", "stratify": False}
+    first = take(tmp_path / "a", root=root, **kept)
+    first.settle()
+    for kind in ("images", "masks"):
+        shutil.copy(root / f"{kind}/00.png", root / f"{kind}/000.png")
+    second = take(tmp_path / "b", root=root, **kept)
+    assert second.read == 1
+    second.settle()
+    assert take(tmp_path / "c", root=root, **{**kept, "earlier": tmp_path / "b"}).read == 0
+
+
+def test_a_survey_that_lost_its_reader_is_asked_again(tmp_path):
+    item = Item(id="a", split=None, files=("a.png",))
+    known = survey.Labels(tmp_path / "labels.json", {"a": "key"})
+    known.add([item], [None])
+    assert known.missing([item]) == [item]
+    known.add([item], [frozenset({3, 1})])
+    again = survey.Labels(tmp_path / "labels.json", {"a": "key"})
+    assert (again.missing([item]), again[item]) == ([], frozenset({1, 3}))
+    task = survey.SurveyTask(labels=fails, isolated=False)
+    for error, shown in {"MemoryError": None, "fault": frozenset()}.items():
+        assert task([replace(item, group=error)]) == [shown]
+    with pytest.raises(KeyError):
+        task([item])
+
+
+def fails(item: Item) -> frozenset[int]:
+    raise {"MemoryError": MemoryError(), "fault": FaultError("truncated", "")}.get(item.group) or KeyError("a bug")
 
 
 def test_decoded_storage_gives_the_same_dataset(root, tmp_path):
