@@ -4,9 +4,9 @@ Runs inside the processes of `pipelines.data.ingest.parallel`, which bound its m
 What it accepts is stored in shards as bytes with a hash, so later readers may use whatever decodes fastest.
 
 Images are kept as published where every decoder gives the same RGB pixels: 8-bit RGB JPEG and PNG that no EXIF tag
-turns. All others become an RGB PNG by these rules: 16-bit values keep the high 8 of their significant bits, alpha is
-dropped, grey is repeated, palettes and CMYK are converted as Pillow does. Where EXIF turns the image, the mask's size
-says whether the annotator saw it turned. Masks are never converted: colours are not class ids.
+turns. All others become an RGB PNG by these rules: 16-bit values keep the high 8 of their significant bits (larger ones
+are refused), alpha is dropped, grey is repeated, palettes and CMYK are converted as Pillow does. Where EXIF or TIFF's
+own tag turns the image, the mask's size says whether the annotator saw it turned. Masks are never converted: colours are not class ids.
 """
 
 import hashlib
@@ -49,6 +49,7 @@ SUFFIXES = {
     "WEBP": (".webp",),
 }
 MAGIC = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+TIFF_BITS = 258  # the tag of its bits per channel
 # EXIF's orientations, and what sets each upright; from 5 on they exchange height and width.
 QUARTER_TURNS = (5, 6, 7, 8)
 TURNS = {
@@ -60,6 +61,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+BACK = TURNS | {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}  # the others undo themselves
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +82,7 @@ class Picture:
     pixels: Image.Image
     orientation: int  # EXIF's 1..8; 1, upright, where there is none
     depth: int = 16  # significant bits, where it has 16
+    deep: bool = False  # 16 bits in each of several channels, of which Pillow hands out the high bytes
     suffix: str = ""  # of its file
 
     @property
@@ -122,24 +125,19 @@ class Picture:
             how = "turned upright" if turn else "kept as stored, as its labels are"
             yield "exif-rotation", f"EXIF orientation {self.orientation}: {how}"
         mode = self.pixels.mode
-        if mode in SIXTEEN_BIT or self._deep:
+        if mode in SIXTEEN_BIT or self.deep:
             yield "16-bit", self._scaling()
         if mode in CHANGED:
             yield CHANGED[mode]
         if kind not in ("PNG", "JPEG", "MPO"):
             yield "container", f"{kind} stored as PNG"
-        elif mode == "RGB" and self.orientation == 1 and not self._usable and not self._deep:
+        elif mode == "RGB" and self.orientation == 1 and not self._usable and not self.deep:
             yield "container", f"{kind} that decoders turn differently, stored as PNG"
         if self.suffix and self.suffix.lower() not in SUFFIXES.get(kind, ()):
             yield "suffix", f"format {kind}, extension {self.suffix}"
 
-    @property
-    def _deep(self) -> bool:
-        """Colour of 16 bits per channel, of which Pillow hands out the high bytes."""
-        return self.pixels.format == "PNG" and _depth(self.published) == 16 and self.pixels.mode not in SIXTEEN_BIT
-
     def _scaling(self) -> str:
-        if self._deep:
+        if self.deep:
             return "kept the high 8 bits of 16"
         largest = int(np.asarray(self.pixels).max())
         said = f"kept the high 8 bits of {self.depth}"
@@ -160,7 +158,11 @@ def image(data: bytes, *, depth: int = 16, suffix: str = "") -> Picture:
     pixels = _load(data, IMAGE_FORMATS)
     if pixels.mode not in CONVERTIBLE | SIXTEEN_BIT:
         raise FaultError("depth", f"mode {pixels.mode} has no declared range: convert it to 8 or 16 bits per channel")
-    return Picture(published=data, pixels=pixels, orientation=_orientation(pixels), depth=depth, suffix=suffix)
+    deep = pixels.mode not in SIXTEEN_BIT and _depth_of_image(data, pixels) == 16
+    _check_depth(pixels, depth, deep=deep)
+    return Picture(
+        published=data, pixels=pixels, orientation=_orientation(pixels), depth=depth, deep=deep, suffix=suffix
+    )
 
 
 def mask(data: bytes) -> np.ndarray:
@@ -245,8 +247,19 @@ def _opened(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     frames = 1 if opened.format == "MPO" else getattr(opened, "n_frames", 1)
     if frames != 1:
         raise FaultError("frames", f"{frames} frames, expected 1")
+    orientation = _orientation(opened)
     opened.load()
-    return opened  # type: ignore[no-any-return]
+    return _as_stored(opened, orientation)
+
+
+def _as_stored(opened: Image.Image, orientation: int) -> Image.Image:
+    """Pillow turns a TIFF while it loads it, and forgets the tag: both back, so that the mask decides as for others."""
+    if _orientation(opened) == orientation:
+        return opened
+    stored = opened.transpose(BACK[orientation])
+    stored.format = opened.format
+    stored.getexif()[ExifTags.Base.Orientation] = orientation
+    return stored
 
 
 def _orientation(pixels: Image.Image) -> int:
@@ -273,9 +286,34 @@ def _depth(data: bytes) -> int:
     return data[24]
 
 
+def _depth_of_image(data: bytes, pixels: Image.Image) -> int:
+    """Bits per channel as the file says it: Pillow's modes of several channels have 8."""
+    if pixels.format == "PNG":
+        return _depth(data)
+    if pixels.format != "TIFF":
+        return 8
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        header: Any = Image.open(io.BytesIO(data), formats=("TIFF",))
+    return int(max(header.tag_v2.get(TIFF_BITS, (1,))))
+
+
+def _check_depth(pixels: Image.Image, depth: int, *, deep: bool) -> None:
+    """Values above the declared range would all become white."""
+    if deep and depth < 16:
+        raise FaultError(
+            "depth",
+            f"mode {pixels.mode} of 16 bits per channel, of which the high 8 can be read, and dataset.depth is "
+            f"{depth}: set it to 16, or convert the image to 8 bits per channel",
+        )
+    if pixels.mode in SIXTEEN_BIT and (largest := int(np.asarray(pixels).max())) >= 1 << depth:
+        bits = largest.bit_length()
+        raise FaultError("depth", f"its largest value is {largest}, and dataset.depth is {depth}: set it to {bits}")
+
+
 def to_rgb(pixels: Image.Image, *, depth: int = 16) -> Image.Image:
     if pixels.mode in SIXTEEN_BIT:
-        pixels = Image.fromarray(np.minimum(np.asarray(pixels) >> (depth - 8), 255).astype(np.uint8))
+        pixels = Image.fromarray((np.asarray(pixels) >> (depth - 8)).astype(np.uint8))
     if pixels.mode == "P":
         pixels = pixels.convert("RGBA")  # quietly, whatever transparency the palette has
     return pixels.convert("RGB")

@@ -138,9 +138,28 @@ def test_of_16_bits_the_significant_ones_are_kept(depth, shift):
     assert fitted.changes == (("16-bit", f"kept the high 8 bits of {depth}"),)
 
 
-def test_values_above_the_declared_depth_are_white_and_not_wrapped():
-    values = np.array([[4095, 4096, 65535]], np.uint16)
-    assert fitting(encoded(values), depth=12).pixels[0, :, 0].tolist() == [255, 255, 255]
+@pytest.mark.parametrize(
+    ("largest", "depth", "set_to"), [(4096, 12, 13), (16380, 12, 14), (256, 8, 9), (65535, 15, 16)]
+)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_values_above_the_declared_depth_are_refused(largest, depth, set_to, kind):
+    data = encoded(np.array([[0, (1 << depth) - 1, largest]], np.uint16), kind)
+    with refused("depth", f"its largest value is {largest}, and dataset.depth is {depth}: set it to {set_to}"):
+        decode.image(data, depth=depth)
+    assert fitting(data, depth=set_to).pixels[0, 2, 0] == largest >> (set_to - 8)
+
+
+DEEP = RNG.integers(0, 65536, (60, 90, 3), np.uint16)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_the_depth_of_deep_colour_cannot_be_chosen(suffix):
+    data = cv2.imencode(suffix, DEEP[..., ::-1])[1].tobytes()
+    fitted = fitting(data)
+    np.testing.assert_array_equal(fitted.pixels, (DEEP >> 8).astype(np.uint8))
+    assert ("16-bit", "kept the high 8 bits of 16") in fitted.changes
+    with refused("depth", "mode RGB of 16 bits per channel, .* dataset.depth is 12: set it to 16, or convert"):
+        decode.image(data, depth=12)
 
 
 @pytest.mark.parametrize(("largest", "depth"), [(4095, 12), (1023, 10), (100, 8)])
@@ -178,6 +197,61 @@ def test_the_mask_says_whether_the_image_is_turned(orientation, kind):
     said = f"EXIF orientation {orientation}: "
     assert fitting(data, (90, 60)).changes == (("exif-rotation", f"{said}turned upright"),)
     assert fitting(data, (60, 90)).changes == (("exif-rotation", f"{said}kept as stored, as its labels are"),)
+
+
+# What encoders write without loss, and how decoders see it.
+LOSSLESS = {
+    "PNG": (PIXELS, {}),
+    "WEBP": (PIXELS, {"lossless": True}),
+    "TIFF": (PIXELS, {}),
+    "compressed TIFF": (PIXELS, {"compression": "tiff_lzw"}),  # read by another library
+    "TIFF of 16 bits": (np.arange(60 * 90, dtype=np.uint16).reshape(60, 90) * 12, {}),
+    "compressed TIFF of 16 bits": (np.arange(60 * 90, dtype=np.uint16).reshape(60, 90) * 12, {"compression": "zip"}),
+    "grey TIFF": (GREY, {}),
+}
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """As EXIF defines it, by the sides at which the first row and the first column of what is stored are seen."""
+    return {
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.swapaxes(0, 1),
+        6: pixels[::-1].swapaxes(0, 1),
+        7: pixels[::-1, ::-1].swapaxes(0, 1),
+        8: pixels[:, ::-1].swapaxes(0, 1),
+    }[orientation]
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+@pytest.mark.parametrize("name", LOSSLESS)
+def test_no_container_is_turned_before_the_mask_has_decided(name, orientation):
+    pixels, options = LOSSLESS[name]
+    kind = name.removeprefix("compressed ").split()[0]
+    data = encoded(pixels, kind, exif=tagged(orientation), **options)
+    wanted = pixels >> 8 if pixels.dtype == np.uint16 else pixels
+    wanted = (wanted if wanted.ndim == 3 else np.repeat(wanted[..., None], 3, 2)).astype(np.uint8)
+    picture = decode.image(data)
+    assert (picture.orientation, picture.pixels.size) == (orientation, (90, 60))
+    np.testing.assert_array_equal(picture.fitted(turned=False).pixels, wanted)
+    np.testing.assert_array_equal(picture.fitted().pixels, turned(wanted, orientation))
+    if orientation > 4:
+        np.testing.assert_array_equal(stored(data, (60, 90))[0], wanted)
+        np.testing.assert_array_equal(stored(data, (90, 60))[0], turned(wanted, orientation))
+    else:
+        with refused("orientation-ambiguous", f"EXIF orientation {orientation}"):
+            stored(data)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_camera_s_mpo_is_turned_as_a_jpeg(orientation):
+    mpo = encoded(PIXELS, "MPO", exif=tagged(orientation), save_all=True, append_images=[Image.fromarray(PIXELS)])
+    picture = decode.image(mpo)
+    assert (picture.pixels.format, picture.orientation) == ("MPO", orientation)
+    seen = np.asarray(Image.open(io.BytesIO(mpo)))
+    np.testing.assert_array_equal(picture.fitted(turned=False).pixels, seen)
+    np.testing.assert_array_equal(picture.fitted().pixels, turned(seen, orientation))
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))

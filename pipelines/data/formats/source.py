@@ -1,9 +1,10 @@
 """What every format gives, a scan of its source and then one record per item, and what formats share."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from scipy import ndimage
@@ -12,10 +13,13 @@ from pipelines.data import decode, rle
 from pipelines.data.faults import Fault, FaultError, Faults
 from pipelines.data.schema import IGNORE, SPLITS, ClassInfo, Record, Segment, Split
 from pipelines.data.tree import Tree
-from pipelines.errors import DataError
+from pipelines.errors import DataError, bounded
 
 Box = tuple[slice, slice]
+NAMED = re.compile(r"(?<![^\W_])(train|val|test)(?:ing|idation)?\d*(?![^\W_])")  # as a word, beside _ or a mark
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+# Pictures as well, which are not read.
+OTHER_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".jfif", ".tga", ".ppm", ".pgm", ".exr", ".dng")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +54,9 @@ class Item:
         return self.files[0] if self.files else self.id
 
 
+AnyItem = TypeVar("AnyItem", bound=Item)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scan:
     """A source at first sight: its classes, and what is still to be read."""
@@ -73,22 +80,57 @@ def key_of(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-def images_under(tree: Tree, folder: str, faults: Faults, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, str]:
-    """Key within the folder -> name, of every image below it; what is no image is a fault."""
-    found: dict[str, str] = {}
-    folded: dict[str, str] = {}
+def images_under(
+    tree: Tree, folder: str, faults: Faults, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, *, start: str = ""
+) -> dict[str, str]:
+    """Key within the folder, after `start` -> name, of every image below it; what is no image is a fault. A key has to
+    be the image's id, or `start` make it so."""
+    named = []
     for name in tree.under(folder):
-        key = key_of(name)[len(folder) + 1 if folder else 0 :]
-        if PurePosixPath(name).suffix.lower() not in suffixes:
-            faults.add("suffix-unknown", name, f"suffix not allowed (allowed: {', '.join(suffixes)})")
-        elif key in found:
-            faults.add("name-clash", name, f"has the same name as {found[key]}")
-        elif key.casefold() in folded:
-            other = folded[key.casefold()]
-            faults.add("name-clash", name, f"differs from {other} in case only, which some disks cannot hold", key)
+        if PurePosixPath(name).suffix.lower() in suffixes:
+            named.append((start + key_of(name)[len(folder) + 1 if folder else 0 :], name))
         else:
-            found[key] = folded[key.casefold()] = name
+            faults.add("suffix-unknown", name, f"suffix not allowed (allowed: {', '.join(suffixes)})")
+    return by_key(named, faults)
+
+
+def by_key(
+    named: Iterable[tuple[str, str]], faults: Faults, *, identity: Callable[[str, str], str] = lambda key, name: key
+) -> dict[str, str]:
+    """Key -> name. Where several names have one key, or keys that differ in case only, nobody knows which is meant, and
+    none is kept. `identity`: key, name -> the image's id."""
+    folded: dict[str, list[tuple[str, str]]] = {}
+    for key, name in named:
+        folded.setdefault(key.casefold(), []).append((key, name))
+    found = {}
+    for alike in folded.values():
+        if len(alike) == 1:
+            found.update(alike)
+            continue
+        for key, name in alike:
+            twin, other = next((k, n) for k, n in alike if n != name)
+            same = f"has the same name as {other}"
+            said = same if twin == key else f"differs from {other} in case only, which some disks cannot hold"
+            faults.add("name-clash", name, said, identity(key, name))
     return found
+
+
+def clashing(faults: Iterable[Fault]) -> set[str]:
+    """The images of which it was said that nobody knows which file is meant: there is no more to say of them."""
+    return {fault.item for fault in faults if fault.kind == "name-clash"}
+
+
+def once(named: Iterable[tuple[str, AnyItem]], faults: Faults) -> list[AnyItem]:
+    """The items that one file of annotations names, once. Where two do, nobody knows which is right, and none is kept."""
+    folded: dict[str, list[tuple[str, AnyItem]]] = {}
+    for file, item in named:
+        folded.setdefault(item.id.casefold(), []).append((file, item))
+    for (first, kept), *others in folded.values():
+        for file, item in others:
+            faults.add("name-clash", file, f"{item.name} is there twice, also as {kept.name} in {first}", item.id)
+            if item.id != kept.id:
+                faults.add("name-clash", first, f"{kept.name} is there twice, also as {item.name} in {file}", kept.id)
+    return [alike[0][1] for alike in folded.values() if len(alike) == 1]
 
 
 def record(
@@ -183,10 +225,10 @@ def paint(segments: Sequence[Segment], height: int, width: int, *, background: i
 
 
 def split_named(name: str) -> Split | None:
-    """train2017, gtFine_val, testing -> the split that a published name means; None for trainval, which means two."""
-    lowered = name.lower()
-    found = [split for split in SPLITS if lowered.startswith(split) or lowered.endswith(split)]
-    return cast(Split, found[0]) if len(found) == 1 else None
+    """train2017, gtFine_val, testing -> the split that a published name means: a word of it, so not that of oval, nor of
+    trainval, which means two."""
+    found = {match[1] for match in NAMED.finditer(name.lower())}
+    return cast(Split, found.pop()) if len(found) == 1 else None
 
 
 def present(semantic: np.ndarray) -> frozenset[int]:
@@ -197,12 +239,18 @@ def present(semantic: np.ndarray) -> frozenset[int]:
 def listed_splits(tree: Tree) -> dict[str, Split]:
     """Ids by the lists splits/{train,val,test}.txt in the root, an id per line: how ingest writes them down."""
     found: dict[str, Split] = {}
-    for split in SPLITS:
+    for split in cast("tuple[Split, ...]", SPLITS):
         name = f"splits/{split}.txt"
         if name in tree:
             try:
-                text = tree.files.read(name).decode(errors="replace")
+                text = tree.files.read(name).decode("utf-8-sig", errors="replace")
             except FaultError as error:
-                raise DataError(f"{name}: {error.reason}", do="restore the list, or remove it") from None
-            found.update({line.strip(): split for line in text.splitlines() if line.strip()})  # type: ignore[misc]
+                reason = f"{name}: {error.reason}: restore the list, or remove it"
+                raise FaultError("dataset-file", reason) from None
+            ids = {line.strip() for line in text.splitlines() if line.strip()}
+            if twice := sorted(ids & found.keys()):
+                listed = ", ".join(bounded([f"{key} (in splits/{found[key]}.txt)" for key in twice], 10))
+                reason = f"{name}: lists what another list has already: {listed}; leave each in one"
+                raise FaultError("dataset-file", reason)
+            found |= dict.fromkeys(ids, split)
     return found
