@@ -4,9 +4,10 @@ Runs inside the processes of `pipelines.data.ingest.parallel`, which bound its m
 What it accepts is stored in shards as bytes with a hash, so later readers may use whatever decodes fastest.
 
 Images are kept as published where every decoder gives the same RGB pixels: 8-bit RGB JPEG and PNG that no EXIF tag
-turns. All others become an RGB PNG by these rules: 16-bit values keep the high 8 of their significant bits (larger ones
-are refused), alpha is dropped, grey is repeated, palettes and CMYK are converted as Pillow does. Where EXIF or TIFF's
-own tag turns the image, the mask's size says whether the annotator saw it turned. Masks are never converted: colours are not class ids.
+turns. All others become an RGB PNG by these rules: 16-bit values keep the high 8 of their significant bits, of which
+none may have more; alpha is dropped, grey is repeated, palettes and CMYK are converted as Pillow does. Where a tag
+turns the image, the mask's size says whether the annotator saw it turned. Masks are never converted: colours are not
+class ids.
 """
 
 import hashlib

@@ -207,7 +207,7 @@ LOSSLESS = {
     "compressed TIFF": (PIXELS, {"compression": "tiff_lzw"}),  # read by another library
     "TIFF of 16 bits": (np.arange(60 * 90, dtype=np.uint16).reshape(60, 90) * 12, {}),
     "compressed TIFF of 16 bits": (np.arange(60 * 90, dtype=np.uint16).reshape(60, 90) * 12, {"compression": "zip"}),
-    "grey TIFF": (GREY, {}),
+    "TIFF of grey": (GREY, {}),
 }
 
 

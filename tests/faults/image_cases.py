@@ -66,9 +66,9 @@ def palette(semantic: np.ndarray) -> Image.Image:
     return indexed
 
 
-def turned(k: int, labels_too: bool) -> Callable[[Path, str], None]:
+def turned(k: int, labels_too: bool, kind: str = "PNG") -> Callable[[Path, str], None]:
     """An image that EXIF turns; its labels as a viewer shows it, or as it is stored."""
-    stored = image(encoded(SMOOTH, exif=matter.tagged(k)))
+    stored = image(encoded(SMOOTH, kind, exif=matter.tagged(k)), {"PNG": ".png", "TIFF": ".tif"}[kind])
     around = each(stored, labels(np.zeros((WIDTH, HEIGHT)), np.zeros((WIDTH, HEIGHT), np.uint16)))
     return around if labels_too else stored
 
@@ -181,6 +181,10 @@ CASES = [
     *(
         Case(f"d12-upright-{k}", "exif-rotation", "turned upright", turned(k, True), always(upright(k)))
         for k in (5, 6, 7, 8)
+    ),
+    *(
+        Case(f"d12-tiff-ambiguous-{k}", "orientation-ambiguous", "orientation ambiguous", turned(k, False, "TIFF"))
+        for k in (2, 3, 4)
     ),
     Case("d12-square", "orientation-ambiguous", "orientation ambiguous: EXIF orientation 6", square(6)),
     Case(
