@@ -17,6 +17,7 @@ from pipelines.errors import bounded
 WINDOW = 1 << 20
 MAX_ELEMENT = 1 << 24  # characters: decoded, an element may need twenty times as many bytes
 MAX_TEXT = 1 << 29  # of a single string, such as an embedded image
+CUT = 16  # characters: an error further from the window's end is no token that the window cuts
 SPACE = re.compile(r"[ \t\r\n]*")
 DELIMITER = re.compile(r"[ \t\r\n:,\]}]")
 TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{}]', re.DOTALL)
@@ -108,7 +109,9 @@ class _Text:
             try:
                 found, end = self.json.raw_decode(self.window, self.pos)
             except json.JSONDecodeError as error:
-                if self._grow():  # it may be cut
+                # A text's error is told where it begins, however far back that is.
+                unended = error.msg.startswith("Unterminated")
+                if (unended or len(self.window) - error.pos <= CUT) and self._grow(error if unended else None):
                     continue
                 self.pos = error.pos
                 raise self.fault(error.msg) from None
@@ -145,12 +148,14 @@ class _Text:
             if not self._grow():
                 raise self.fault("ends too early")
 
-    def _grow(self) -> bool:
-        """More of the file into the window, and what is behind out of it; False at the end."""
+    def _grow(self, met: json.JSONDecodeError | None = None) -> bool:
+        """More of the file into the window, and what is behind out of it; False at the end. `met` is what may be wrong
+        with an entry that seems too long."""
         ahead = len(self.window) - self.pos
         limit = MAX_TEXT if self.window[self.pos : self.pos + 1] == '"' else MAX_ELEMENT
         if ahead > limit:
-            raise self.fault(f"an entry of more than {limit} characters")
+            hint = f"; {met.msg} character {self.before + met.pos}" if met else ""
+            raise self.fault(f"an entry of more than {limit} characters{hint}")
         if self.at >= len(self.data):
             return False
         chunk = self.data[self.at : self.at + max(WINDOW, ahead)]

@@ -104,6 +104,34 @@ def test_entries_are_bounded(monkeypatch):
     assert len(text.value) == 40_000
 
 
+@pytest.mark.parametrize("size", [1, 50, 1 << 10])
+@pytest.mark.parametrize(
+    ("element", "message"),
+    [
+        ('{"id": 1 "x": 2}', r"Expecting ',' delimiter \(at character 16\)"),
+        ('{"id": 1, x: 2}', r"Expecting property name enclosed in double quotes \(at character 17\)"),
+        ('{"id": tru}', r"Expecting value \(at character 14\)"),
+        (r'{"id": "\x"}', r"Invalid \\escape.* \(at character 15\)"),
+    ],
+    ids=["comma", "quotes", "word", "escape"],
+)
+def test_a_mistake_is_told_whatever_stands_behind_it(element, message, size, monkeypatch):
+    monkeypatch.setattr(json_elements, "WINDOW", size)
+    monkeypatch.setattr(json_elements, "MAX_ELEMENT", 1 << 14)
+    behind = ", ".join(['{"id": 2}'] * 4000)
+    assert len(behind) > 2 * json_elements.MAX_ELEMENT
+    with pytest.raises(FaultError, match=f"^{message}$"):
+        list(elements(f'{{"a": [{element}, {behind}]}}'.encode(), ("a",)))
+
+
+def test_a_text_without_end_is_told_with_its_place(monkeypatch):
+    monkeypatch.setattr(json_elements, "WINDOW", 1 << 10)
+    monkeypatch.setattr(json_elements, "MAX_ELEMENT", 1 << 14)
+    said = r"an entry of more than 16384 characters; Unterminated string starting at character 14 \(at character 7\)"
+    with pytest.raises(FaultError, match=f"^{said}$"):
+        list(elements(('{"a": [{"id": "x' + " 12," * 10_000).encode(), ("a",)))
+
+
 def test_memory_is_that_of_an_element():
     entry = {"id": 1, "segmentation": [[1.5, 2.25] * 50]}
     data = json.dumps({"a": [entry] * 20_000}).encode()
