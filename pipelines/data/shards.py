@@ -2,12 +2,13 @@
 
 A shard is an uncompressed Arrow IPC file (zero copy; a compressed one decompresses a whole batch per row, and a
 Parquet row group costs milliseconds). No Arrow file notices a flipped bit, so the manifest holds a sha256 of each
-shard, checked when a shard is opened, and one of itself. What the labels mean is not judged here: formats and
+shard, checked when a reader first opens it, and one of itself. What the labels mean is not judged here: formats and
 `validate` do that.
 """
 
 import json
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -25,6 +26,10 @@ from pipelines.data.statistics import Statistics
 from pipelines.data.stores import REDO
 from pipelines.data.writer import ShardWriter
 from pipelines.errors import DataError
+
+# Shards that a reader holds: each is a memory map, of which Linux gives a process 65530, and from a bucket an open file
+# too, of which it often has 1024; there may be a reader for each split.
+MAPPED = 256
 
 
 def write(
@@ -129,17 +134,19 @@ def read_manifest(folder: Path) -> Manifest:
 
 class ShardReader:
     """The records of one split, by index. Shards are mapped on first use in each process, so that a reader can be
-    sent to others; the arrays of a record are read-only views or fresh."""
+    sent to others, and let go when `MAPPED` others were used since; the arrays of a record are read-only views, which
+    keep what they show mapped, or fresh."""
 
     def __init__(self, folder: Path, split: str, *, verify: bool = True):
         self.folder, self.split, self.verify = folder, split, verify
         self.manifest = read_manifest(folder)
         self._infos = [s for s in self.manifest.shards if s.split == split]
         self._ends = list(accumulate(s.rows for s in self._infos))
-        self._open: dict[int, _Shard] = {}
+        self._open: OrderedDict[int, _Shard] = OrderedDict()  # the one used last is the last
+        self._checked: dict[int, tuple[int, int]] = {}  # shard -> the file that was found sound
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": OrderedDict(), "_checked": {}}
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -154,14 +161,38 @@ class ShardReader:
         return (self[i] for i in range(len(self)))
 
     def table(self, *columns: str) -> pa.Table:
-        """Some columns of all rows, without a copy: ids and sizes of a million images are no million records."""
-        batches = [batch for k in range(len(self._infos)) for batch in self._shard(k).batches]
-        return pa.Table.from_batches(batches, SCHEMA).select(list(columns))
+        """Some columns of all rows: ids and sizes of a million images are no million records."""
+        schema, sink = SCHEMA.empty_table().select(list(columns)).schema, pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, schema) as stream:  # a copy, since views would keep every shard mapped
+            for k in range(len(self._infos)):
+                for batch in self._shard(k).batches:
+                    stream.write_batch(batch.select(list(columns)))
+        return pa.ipc.open_stream(sink.getvalue()).read_all()
 
     def _shard(self, k: int) -> "_Shard":
-        if k not in self._open:
-            self._open[k] = _Shard(self.folder, self.manifest.store, self._infos[k], verify=self.verify)
-        return self._open[k]
+        shard = self._open.pop(k, None) or self._opened(k)
+        self._open[k] = shard
+        while len(self._open) > MAPPED:
+            self._open.popitem(last=False)
+        return shard
+
+    def _opened(self, k: int) -> "_Shard":
+        """Checks read all of it: made once, unless another file has come to its place."""
+        info, store = self._infos[k], self.manifest.store
+        file = (0, 0) if store else _identity(self.folder / info.path)
+        known = self._checked.get(k) == file
+        shard = _Shard(self.folder, store, info, verify=self.verify and not known, validate=not known)
+        self._checked[k] = file
+        return shard
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Another one for whatever was written since."""
+    try:
+        stat = path.stat()
+    except OSError:  # which opening it tells
+        return 0, 0
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _locate(ends: list[int], i: int) -> tuple[int, int]:
@@ -173,14 +204,14 @@ def _locate(ends: list[int], i: int) -> tuple[int, int]:
 class _Shard:
     """One mapped file."""
 
-    def __init__(self, folder: Path, store: str, info: ShardInfo, *, verify: bool):
+    def __init__(self, folder: Path, store: str, info: ShardInfo, *, verify: bool, validate: bool):
         path = f"{store}: {info.path}" if store else folder / info.path
         self._path, self._bytes = None if store else folder / info.path, info.bytes
         try:
             reader = pa.ipc.open_file(stores.source(folder, store, info, verify=verify))
             self._inode = self._path.stat().st_ino if self._path else 0
             self.batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-            for batch in self.batches:
+            for batch in self.batches if validate else ():
                 batch.validate(full=True)  # offsets that point outside would be read by the views below
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"shard {path} cannot be read: {error}", do=REDO) from None

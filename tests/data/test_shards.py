@@ -1,9 +1,10 @@
 """What is written comes back, or an error says why not."""
 
 import json
+import os
 import pickle
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -249,6 +250,105 @@ def rewrite_manifest(folder: Path, **changes) -> None:
     raw = json.loads((folder / "dataset.json").read_text()) | changes
     del raw["checksum"]
     files.write_json(folder / "dataset.json", {**raw, "checksum": files.digest(raw)})
+
+
+@pytest.fixture(params=["a folder", "a bucket's cache"])
+def many(request, tmp_path, monkeypatch) -> tuple[Path, list[Record], list[Path]]:
+    """A dataset of more shards than a reader holds, its records and the files of its shards."""
+    monkeypatch.setattr(shards, "MAPPED", 4)
+    records = [record(str(i), seed=i, segments=(segment(np.eye(6, 8, i % 3, bool)),)) for i in range(40)]
+    infos = write(records, tmp_path, rows_per_shard=2).shards
+    if request.param == "a folder":
+        return tmp_path, records, [tmp_path / info.path for info in infos]
+    monkeypatch.setenv("MASKLINE_CACHE", str(tmp_path / "cache"))
+    cached = [tmp_path / f"cache/shards/{info.sha256}.arrow" for info in infos]
+    cached[0].parent.mkdir(parents=True)
+    for info, path in zip(infos, cached, strict=True):
+        (tmp_path / info.path).rename(path)
+    stored = [asdict(replace(info, path=path.name)) for info, path in zip(infos, cached, strict=True)]
+    rewrite_manifest(tmp_path, store="s3://bucket/of/shards", shards=stored)
+    return tmp_path, records, cached
+
+
+def mapped(folder: Path) -> int:
+    return sum(f"{folder}/" in line and ".arrow" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def opened(folder: Path) -> int:
+    found = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return sum(name.startswith(f"{folder}/") for name in found)
+
+
+def test_shards_beyond_the_bound_are_let_go(many):
+    folder, records, files_of_shards = many
+    assert len(files_of_shards) == 20
+    reader = shards.ShardReader(folder, "train")
+    for i in [*range(40), *np.random.default_rng(0).integers(0, 40, 200).tolist()]:
+        assert_same(reader[i], records[i])
+        assert mapped(folder) <= 4
+        assert opened(folder) <= 4
+    assert reader.table("id", "height").to_pydict() == {"id": [str(i) for i in range(40)], "height": [6] * 40}
+    columns = reader.table("image")
+    assert mapped(folder) <= 4
+    assert columns["image"].to_pylist() == [bytes(r.image) for r in records]
+    del reader
+    assert (mapped(folder), opened(folder)) == (0, 0)
+
+
+def test_a_record_outlives_its_shard_s_turn(many):
+    folder, records, files_of_shards = many
+    reader = shards.ShardReader(folder, "train")
+    held = [reader[i] for i in range(8)]
+    for i in range(8, 40):
+        reader[i]
+    for path in files_of_shards:
+        path.unlink()
+    for got, wanted in zip(held, records[:8], strict=True):
+        assert_same(got, wanted)
+
+
+def test_the_shard_used_last_is_let_go_last(many):
+    folder, records, files_of_shards = many
+    reader = shards.ShardReader(folder, "train")
+    for i in (0, 2, 4, 6, 0, 8):  # of five shards: the one of 2 has to go
+        reader[i]
+    for path in files_of_shards:
+        path.unlink()
+    for i in (0, 4, 6, 8):
+        assert_same(reader[i], records[i])
+
+
+def test_a_shard_that_comes_again_is_held_against_its_size_alone(tmp_path, monkeypatch):
+    """And against its hash, where the file has changed since."""
+    monkeypatch.setattr(shards, "MAPPED", 1)
+    write([record(str(i), seed=i) for i in range(2)], tmp_path, rows_per_shard=1)
+    path = tmp_path / "shards/train-00000.arrow"
+    reader = shards.ShardReader(tmp_path, "train")
+    before, stat = bytes(reader[0].image), path.stat()
+    flip(path, 8 * (path.read_bytes().index(before) + 20))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    reader[1]
+    assert bytes(reader[0].image) != before  # as if nothing had been written: it was not hashed again
+    reader[1]
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    with pytest.raises(DataError, match=r"sha256 mismatch: shard .*train-00000"):
+        reader[0]
+    os.truncate(path, stat.st_size - 1)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(DataError, match=r"mismatch: shard .*train-00000"):
+        reader[0]
+
+
+@pytest.mark.parametrize("many", ["a folder"], indirect=True)
+def test_a_damaged_shard_among_many_is_refused(many):
+    folder, records, files_of_shards = many
+    flip(files_of_shards[7], 8 * 200)
+    reader = shards.ShardReader(folder, "train")
+    for i in (13, 16, 39):
+        assert_same(reader[i], records[i])
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"sha256 mismatch: shard .*train-00007"):
+            reader[14]
 
 
 def test_another_version_is_refused(tmp_path):
