@@ -380,3 +380,25 @@ def test_the_real_format(tmp_path):
             assert (record.semantic == k).sum() == area
         assert record.format == "jpeg"
         assert cv2.imdecode(np.frombuffer(record.image, np.uint8), 1).shape[:2] == record.semantic.shape
+
+
+def test_an_image_that_two_files_name_is_left_out(root):
+    (root / "val2017").rename(root / "images")
+    shutil.copy(root / JSON, root / "annotations/panoptic_more.json")
+    shutil.copytree(root / "annotations/panoptic_val2017", root / "annotations/panoptic_more")
+    records, faults = take(root, "coco-panoptic")
+    assert [r.id for r in records] == ["train2017/t0001", "train2017/t0002"]
+    assert {(f.kind, f.file, f.item) for f in faults} == {("name-clash", JSON, f"images/v000{k}") for k in (1, 2)}
+
+
+def test_images_that_nothing_names_are_told(root):
+    (root / "annotations/panoptic_train2017.json").unlink()
+    (root / "test2017").mkdir()
+    shutil.copy(root / "val2017/v0001.png", root / "test2017/x.png")
+    records, faults = take(root, "coco-panoptic")
+    assert [r.id for r in records] == [V1, V2]
+    assert {(f.kind, f.item) for f in faults} == {
+        ("no-mask", "train2017/t0001"),
+        ("no-mask", "train2017/t0002"),
+        ("unlabelled", "test2017/x"),
+    }

@@ -265,7 +265,7 @@ FAULTS: dict[str, tuple[Damage, str, str, str, str]] = {  # kind, file, reason, 
         "name-clash",
         "images/val/a.png",
         r"has the same name as images/val/a.jpg",
-        "",
+        "val/a",
     ),
     "case": (
         case_clash,
@@ -427,3 +427,8 @@ def test_a_missing_class_table_says_how_to_write_it_and_hides_no_other_fault(roo
         ("empty-file", "images/val/a.png"),
     ]
     assert re.search("is missing: list the classes .* isthing: false", faults[0].reason)
+
+
+def test_without_instances_all_classes_are_stuff(root):
+    shutil.rmtree(root / "instances", ignore_errors=True)
+    assert {c.isthing for c in scan(root, "folder").classes} == {False}

@@ -16,6 +16,7 @@ from pipelines.data.formats import source
 from pipelines.data.formats.source import Item, labelled, segment
 from pipelines.data.schema import IGNORE, Record, Segment
 from pipelines.data.tree import Tree
+from pipelines.errors import DataError
 
 MASK = arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=7))
 
@@ -62,7 +63,14 @@ def test_painting_puts_the_smaller_in_front_and_groups_behind(drawn):
         ("testing", "test"),
         ("image_info_test", "test"),
         ("trainval", None),  # two of them
-        ("minival", "val"),
+        ("minival", None),  # no word of it
+        ("oval", None),
+        ("testis", None),
+        ("train_val", None),
+        ("val2017", "val"),
+        ("test-dev2017", "test"),
+        ("stage1_train", "train"),
+        ("train.v2", "train"),
         ("examples", None),
         ("", None),
     ],
@@ -84,18 +92,52 @@ def test_lists_of_splits_are_read_line_by_line(tmp_path):
     assert source.listed_splits(Tree(str(tmp_path / "splits"))) == {}
 
 
+def test_lists_that_begin_with_a_mark_of_their_encoding(tmp_path):
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/val.txt").write_bytes(b"\xef\xbb\xbffirst\nsecond\n")
+    assert source.listed_splits(Tree(str(tmp_path))) == {"first": "val", "second": "val"}
+
+
+def test_an_id_in_two_lists_is_in_neither_split(tmp_path):
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train.txt").write_text("a\nb\n")
+    (tmp_path / "splits/test.txt").write_text("b\nc\n")
+    with pytest.raises(
+        DataError, match=r"(?s)splits/test\.txt: .*b \(in splits/train\.txt\)\ndo: leave each id in one"
+    ):
+        source.listed_splits(Tree(str(tmp_path)))
+
+
 def test_images_are_found_by_their_keys(tmp_path):
-    for name in ("images/b/x.JPG", "images/b/x.png", "images/a.tif", "images/A.bmp", "images/c.txt", "images2/d.png"):
+    names = ("b/x.JPG", "b/x.png", "b/x.bmp", "a.tif", "A.bmp", "c.txt", "d.png")
+    for name in (*(f"images/{n}" for n in names), "images2/e.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     faults = Faults()
-    assert source.images_under(Tree(str(tmp_path)), "images", faults) == {"A": "images/A.bmp", "b/x": "images/b/x.JPG"}
-    assert [(f.kind, f.file) for f in faults] == [
-        ("name-clash", "images/a.tif"),
-        ("name-clash", "images/b/x.png"),
-        ("suffix-unknown", "images/c.txt"),
+    assert source.images_under(Tree(str(tmp_path)), "images", faults, start="s/") == {"s/d": "images/d.png"}
+    assert [(f.kind, f.file, f.item, f.reason.partition(" (")[0]) for f in faults] == [
+        ("suffix-unknown", "images/c.txt", "", "suffix not allowed"),
+        ("name-clash", "images/A.bmp", "s/A", "differs from images/a.tif in case only, which some disks cannot hold"),
+        ("name-clash", "images/a.tif", "s/a", "differs from images/A.bmp in case only, which some disks cannot hold"),
+        ("name-clash", "images/b/x.JPG", "s/b/x", "has the same name as images/b/x.bmp"),
+        ("name-clash", "images/b/x.bmp", "s/b/x", "has the same name as images/b/x.JPG"),
+        ("name-clash", "images/b/x.png", "s/b/x", "has the same name as images/b/x.JPG"),
     ]
-    assert source.key_of("a/b.c/d.tar.png") == "a/b.c/d.tar"
+    assert source.clashing(faults) == {"s/A", "s/a", "s/b/x"}
+
+
+def test_an_item_of_two_files_is_none(tmp_path):
+    faults = Faults()
+    named = [(f, Item(id=i, split=None, files=(n,))) for f, i, n in (
+        ("1.json", "a", "a.png"), ("1.json", "b", "b.png"), ("2.json", "a", "a.jpg"), ("2.json", "B", "B.png"),
+        ("2.json", "c", "c.png"),
+    )]  # fmt: skip
+    assert [item.id for item in source.once(named, faults)] == ["c"]
+    assert [(f.file, f.item, f.reason) for f in faults] == [
+        ("2.json", "a", "a.jpg is there twice, also as a.png in 1.json"),
+        ("2.json", "B", "B.png is there twice, also as b.png in 1.json"),
+        ("1.json", "b", "b.png is there twice, also as B.png in 2.json"),
+    ]
 
 
 def item() -> Item:

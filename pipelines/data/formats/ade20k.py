@@ -20,7 +20,7 @@ from pipelines.data.classes import ClassTable
 from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats import pairs
 from pipelines.data.formats.pairs import Pair
-from pipelines.data.formats.source import Scan, Source, images_under, present, split_named
+from pipelines.data.formats.source import Scan, Source, clashing, images_under, present, split_named
 from pipelines.data.schema import IGNORE, Record
 from pipelines.data.tree import Files, Tree
 
@@ -46,7 +46,7 @@ def _items(tree: Tree, base: str, faults: Faults) -> Iterator[Pair]:
     images = images_under(tree, f"{base}images", faults)
     masks = images_under(tree, f"{base}annotations", faults, (".png",))
     annotated = {"training", "validation", *(key.partition("/")[0] for key in masks)}
-    for key in sorted(images.keys() | masks.keys()):
+    for key in sorted((images.keys() | masks.keys()) - clashing(faults)):
         folder = key.partition("/")[0]
         if key not in images:
             faults.add("no-image", masks[key], f"has no image images/{key}.jpg", key)

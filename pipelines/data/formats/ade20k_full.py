@@ -14,7 +14,8 @@ marked, and B repeats in images with more than 255 objects. The index itself is 
 opened. An image is called by its path below images/.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import PurePosixPath
 
@@ -26,7 +27,18 @@ from pipelines.data.classes import ClassTable
 from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats import pairs
 from pipelines.data.formats.pairs import Pair
-from pipelines.data.formats.source import Scan, Source, labelled, present, record, segment
+from pipelines.data.formats.source import (
+    IMAGE_SUFFIXES,
+    Scan,
+    Source,
+    by_key,
+    clashing,
+    key_of,
+    labelled,
+    present,
+    record,
+    segment,
+)
 from pipelines.data.schema import IGNORE, Record, Segment, Split
 from pipelines.data.tree import Files, Tree
 from pipelines.errors import bounded
@@ -34,6 +46,7 @@ from pipelines.errors import bounded
 SPLITS_OF: dict[str, Split] = {"training": "train", "validation": "val"}
 FOLDERS = ("images/ADE/training", "images/ADE/validation", "images/training", "images/validation")
 MASK = "_seg.png"
+OTHERS = re.compile(r"_(seg|parts_[0-9]+)\.png$|/instance_[^/]+\.png$")  # what lies beside a photograph
 
 
 def scan(source: Source) -> Scan:
@@ -57,12 +70,12 @@ def scan(source: Source) -> Scan:
 
 
 def _items(tree: Tree, base: str, faults: Faults) -> Iterator[Pair]:
-    names = tree.under(base.rstrip("/"))
-    images = {name[len(base) : -len(".jpg")]: name for name in names if name.endswith(".jpg")}
+    names = tree.under(base.rstrip("/"), IMAGE_SUFFIXES)
     masks = {name[len(base) : -len(MASK)]: name for name in names if name.endswith(MASK)}
+    images = by_key([(key_of(n)[len(base) :], n) for n in names if _is_image(n, masks, base)], faults)
     if not masks:
         raise FaultError("layout", f"there are no *{MASK} below {base}; the scene parsing benchmark is format ade20k")
-    for key in sorted(images.keys() | masks.keys()):
+    for key in sorted((images.keys() | masks.keys()) - clashing(faults)):
         folders = PurePosixPath(key).parts[:2]  # not deeper: there are scenes called train_station
         split = next((SPLITS_OF[folder] for folder in folders if folder in SPLITS_OF), None)
         if key not in images:
@@ -71,6 +84,12 @@ def _items(tree: Tree, base: str, faults: Faults) -> Iterator[Pair]:
             faults.add("no-mask", images[key], f"has no mask {key}{MASK}", key)
         else:
             yield Pair(id=key, split=split, files=(images[key], masks[key]), mask=masks[key])
+
+
+def _is_image(name: str, masks: Mapping[str, str], base: str) -> bool:
+    """No labels of an image, and none of its objects, which lie in a folder of its name."""
+    folder = name[len(base) :].rpartition("/")[0]
+    return not OTHERS.search(name) and folder not in masks
 
 
 def labels(item: Pair, *, files: Files, table: ClassTable) -> frozenset[int]:

@@ -35,6 +35,8 @@ from pipelines.data.formats.source import (
     IMAGE_SUFFIXES,
     Scan,
     Source,
+    by_key,
+    clashing,
     images_under,
     key_of,
     listed_splits,
@@ -72,17 +74,15 @@ def _item(image: str, mask: str, key: str, split: Split | None) -> Pair:
 
 def _segnet(tree: Tree, base: str, faults: Faults) -> Iterator[Pair]:
     """Every image that a list names, or a folder shows."""
-    images = {f"{split}/{k}": n for split in SPLITS for k, n in images_under(tree, f"{base}{split}", faults).items()}
-    masks = {
-        f"{split}/{k}": n
-        for split in SPLITS
-        for k, n in images_under(tree, f"{base}{split}annot", faults, (".png",)).items()
-    }
+    images, masks = dict[str, str](), dict[str, str]()
+    for split in SPLITS:
+        images |= images_under(tree, f"{base}{split}", faults, start=f"{split}/")
+        masks |= images_under(tree, f"{base}{split}annot", faults, (".png",), start=f"{split}/")
     named: dict[str, list[tuple[Split, str, str]]] = {}
     for split in cast("tuple[Split, ...]", SPLITS):
         for image, mask in _listed(tree, base, split, faults) or _alike(split, images, masks):
             named.setdefault(key_of(image).removeprefix(base), []).append((split, image, mask))
-    for key in sorted(named.keys() | images.keys() | masks.keys()):
+    for key in sorted((named.keys() | images.keys() | masks.keys()) - clashing(faults)):
         uses, before = named.get(key, []), len(faults)
         if len(uses) > 1:
             faults.add("duplicate-id", uses[0][1], f"is listed {len(uses)} times: {', '.join(u[0] for u in uses)}", key)
@@ -128,26 +128,30 @@ def _path(tree: Tree, base: str, listed: str) -> str:
 
 def _original(tree: Tree, faults: Faults) -> Iterator[Pair]:
     """Colour masks by their names, wherever they are; photographs likewise."""
-    images: dict[str, str] = {}
-    masks: dict[str, str] = {}
-    for name in tree.under("", IMAGE_SUFFIXES):
-        found = masks if name.endswith(COLOURS) else images
-        stem = PurePosixPath(name).stem.removesuffix("_L")
-        if stem in found:
-            faults.add("name-clash", name, f"has the name of {found[stem]}", key_of(name))
-        else:
-            found[stem] = name
-    splits = listed_splits(tree)
+    named = [(PurePosixPath(n).stem.removesuffix("_L"), n) for n in tree.under("", IMAGE_SUFFIXES)]
+    images = by_key([one for one in named if not one[1].endswith(COLOURS)], faults, identity=_own)
+    twice = {PurePosixPath(key).name for key in clashing(faults)}  # stems of no one image
+    masks = by_key(
+        [one for one in named if one[1].endswith(COLOURS) and one[0] not in twice],
+        faults,
+        identity=lambda stem, name: key_of(images.get(stem, name)),
+    )
+    splits, unclear = listed_splits(tree), clashing(faults)
     for stem in sorted(images.keys() | masks.keys()):
-        if stem not in images:
-            faults.add("no-image", masks[stem], f"has no image {stem}.*", key_of(masks[stem]))
+        key = key_of(images.get(stem) or masks[stem])
+        if key in unclear:
             continue
-        key = key_of(images[stem])
-        if stem not in masks:
+        if stem not in images:
+            faults.add("no-image", masks[stem], f"has no image {stem}.*", key)
+        elif stem not in masks:
             faults.add("no-mask", images[stem], f"has no mask {stem}{COLOURS}", key)
         else:
             split = splits.get(key, split_named(PurePosixPath(images[stem]).parent.name))
             yield _item(images[stem], masks[stem], key, split)
+
+
+def _own(stem: str, name: str) -> str:
+    return key_of(name)
 
 
 def labels(item: Pair, *, files: Files, table: ClassTable) -> frozenset[int]:

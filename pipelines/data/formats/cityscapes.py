@@ -7,7 +7,7 @@
 
 A split without a folder in gtFine has its labels from gtCoarse; train_extra is part of train. The 19 classes of the
 benchmark are kept, the other labels are ignored. A value below 1000 of a thing class in the instance map is a group,
-and becomes a crowd. Without any instanceIds there are no segments. The labels published for test are dummies: its
+and becomes a crowd. Without any instanceIds all classes are stuff. The labels published for test are dummies: its
 images, and those of demoVideo, are left out. labelTrainIds, colours and polygons are not read: labelTrainIds hold other
 numbers for the same classes, and where they are all there is, or stand in place of labelIds, the image is refused.
 Frames of one sequence are a group.
@@ -21,7 +21,7 @@ import numpy as np
 
 from pipelines.data import classes
 from pipelines.data.faults import Faults
-from pipelines.data.formats import numbered
+from pipelines.data.formats import numbered, pairs
 from pipelines.data.formats.source import Scan, Source
 from pipelines.data.schema import Split
 from pipelines.data.tree import Tree
@@ -48,7 +48,7 @@ def scan(source: Source) -> Scan:
         if instances is not None:
             instances.pop(key, None)
     return Scan(
-        classes=table.classes,
+        classes=pairs.as_stuff(table.classes) if instances is None else table.classes,
         items=list(
             numbered.items(
                 images, masks, instances, split=lambda key: SPLITS[key.split("/")[0]], group=_sequence, faults=faults

@@ -8,7 +8,8 @@
 their order, all of them things. An object is polygons (all parts are one object, filled as COCO's own tools do) or RLE,
 as a list or as COCO's compressed text; crowds keep their flag. Objects may overlap: in the semantic map the smaller one
 is in front, and crowds are behind. Areas and boxes in the file are not read. An image without an object is background
-alone; images of test*/ and unlabeled*/ folders, which no instances_*.json names, are left out.
+alone. Of images that no instances_*.json names, those of test*/ and unlabeled*/ folders are left out as published so;
+any other is a fault, wherever it lies, and so is an image that two files name.
 """
 
 from collections.abc import Iterator, Set
@@ -22,9 +23,23 @@ from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats import coco_json
 from pipelines.data.formats.coco_json import Category, Image, Instances, Of
 from pipelines.data.formats.objects import with_background
-from pipelines.data.formats.source import IMAGE_SUFFIXES, Item, Scan, Source, key_of, paint, record, split_named
+from pipelines.data.formats.source import (
+    IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+    Item,
+    Scan,
+    Source,
+    key_of,
+    once,
+    paint,
+    record,
+    split_named,
+)
 from pipelines.data.schema import ClassInfo, Record, Segment
 from pipelines.data.tree import MAX_JSON_BYTES, Files, Tree
+
+LABELS = ("annotations/", "panoptic_", "stuffthingmaps")  # folders whose PNGs are no photographs
+UNLABELLED = ("test", "unlabeled")  # of folders that are published without annotations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +53,7 @@ class Annotated(Item):
 
 def scan(source: Source) -> Scan:
     tree, faults = source.folder, Faults()
-    items: dict[str, Annotated] = {}
-    folders: set[str] = set()
+    named_by: list[tuple[str, Annotated]] = []
     categories: list[Category] | None = None
     for name in jsons(tree, faults):
         with faults.of(name):
@@ -48,17 +62,13 @@ def scan(source: Source) -> Scan:
             if published.categories != categories:
                 raise FaultError("class-table", "has other categories than the first instances_*.json")
             folder = tree.first_folder(named(name), f"images/{named(name)}", "images")
-            folders.add(folder)
-            for item in _items(tree, folder, name, published, faults):
-                if item.id in items:
-                    other = items[item.id].name
-                    faults.add("name-clash", name, f"{item.name} is there twice, also as {other}", item.id)
-                else:
-                    items[item.id] = item
-    _check_unlisted(tree, folders, items, faults)
+            named_by += [(name, item) for item in _items(tree, folder, name, published, faults)]
+    items = once(named_by, faults)
+    known = {item.id for _, item in named_by} | {fault.item for fault in faults}
+    check_unnamed(tree, faults, known, said="no instances_*.json names it")
     return Scan(
         classes=classes(categories or []),
-        items=list(items.values()),
+        items=items,
         read=partial(read, files=tree.files),
         labels=labels,
         faults=faults,
@@ -131,21 +141,20 @@ def listed(published: Instances) -> Iterator[tuple[Image, Of]]:
         yield image, of
 
 
-def _check_unlisted(tree: Tree, folders: set[str], items: dict[str, Annotated], faults: Faults) -> None:
-    """Images that no json names: in a folder of images that are named, or in one that is published so."""
-    known = items.keys() | {fault.item for fault in faults}
-    for folder in sorted(folders):
-        for name in tree.under(folder, IMAGE_SUFFIXES):
-            if key_of(name) not in known:
-                faults.add("no-mask", name, "no instances_*.json names it", key_of(name))
-    check_unlabelled(tree, faults, known | {fault.item for fault in faults})
-
-
-def check_unlabelled(tree: Tree, faults: Faults, known: Set[str]) -> None:
-    """Images of the folders that COCO publishes without annotations."""
-    for name in tree.under("", IMAGE_SUFFIXES):
-        if name.removeprefix("images/").startswith(("test", "unlabeled")) and key_of(name) not in known:
-            faults.add("unlabelled", name, "published without annotations: left out", key_of(name))
+def check_unnamed(tree: Tree, faults: Faults, known: Set[str], *, said: str) -> None:
+    """Images that nothing names: published so, or forgotten. `known`: the names without suffix of those that are an
+    item, or were told of."""
+    stopped = any(fault.outcome == "stop" for fault in faults)  # nobody knows then what is named
+    for name in tree.under("", IMAGE_SUFFIXES + OTHER_SUFFIXES):
+        key, place = key_of(name), name.removeprefix("images/")
+        if key in known or name.startswith(LABELS):
+            continue
+        if "/" in place and place.startswith(UNLABELLED):
+            faults.add("unlabelled", name, "published without annotations: left out", key)
+        elif not name.lower().endswith(IMAGE_SUFFIXES):
+            faults.add("suffix-unknown", name, f"suffix not allowed (allowed: {', '.join(IMAGE_SUFFIXES)})", key)
+        elif not stopped:
+            faults.add("no-mask", name, said, key)
 
 
 def labels(item: Annotated) -> frozenset[int]:

@@ -6,7 +6,9 @@
 
 <name> is train2017, val2017, ...; the split that it names is the images' split, and where it names none
 `dataset.splits` gives fractions. A class's id is its category's place in `categories`. Pixels of no segment are
-ignored. The masks are the truth: areas and boxes are computed from them, those in the file are not read.
+ignored. The masks are the truth: areas and boxes are computed from them, those in the file are not read. Of images that
+no panoptic_*.json names, those of test*/ and unlabeled*/ folders are left out as published so; any other is a fault,
+and so is an image that two files name.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,13 +23,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pipelines.data import decode
 from pipelines.data.classes import check_count, color, duplicates, said
 from pipelines.data.faults import FaultError, Faults
+from pipelines.data.formats import coco
 from pipelines.data.formats.source import (
-    IMAGE_SUFFIXES,
     Item,
     Scan,
     Source,
     key_of,
     labelled,
+    once,
     record,
     segment,
     split_named,
@@ -98,28 +101,19 @@ def scan(source: Source) -> Scan:
     classes = tuple(
         ClassInfo(name=c.name, color=c.color or color(i), isthing=c.isthing) for i, c in enumerate(categories)
     )
-    items: dict[str, Painted] = {}
-    folders: set[str] = set()
+    named_by: list[tuple[str, Painted]] = []
     for name, published in files.items():
         if published.categories != categories:
             faults.add("class-table", name, f"has other categories than {next(iter(files))}")
             continue
         with faults.of(name):
-            folders.add(_images(tree, name))
-            for item in _items(tree, name, published, faults):
-                if item.id in items:
-                    faults.add(
-                        "name-clash", name, f"{item.name} is there twice, also as {items[item.id].name}", item.id
-                    )
-                else:
-                    items[item.id] = item
-    known = items.keys() | {fault.item for fault in faults}
-    for name in (name for folder in sorted(folders) for name in tree.under(folder, IMAGE_SUFFIXES)):
-        if key_of(name) not in known:
-            faults.add("no-mask", name, "no panoptic_*.json names it", key_of(name))
+            named_by += [(name, item) for item in _items(tree, name, published, faults)]
+    items = once(named_by, faults)
+    known = {item.id for _, item in named_by} | {fault.item for fault in faults}
+    coco.check_unnamed(tree, faults, known, said="no panoptic_*.json names it")
     return Scan(
         classes=classes,
-        items=list(items.values()),
+        items=items,
         read=partial(read, files=tree.files, things=frozenset(i for i, c in enumerate(classes) if c.isthing)),
         labels=labels,
         faults=faults,

@@ -7,6 +7,7 @@
 
 <name> is train2017 or val2017, and the split. With the instances the 80 thing classes have segments, as format `coco`
 reads them, and the map says what is visible where they overlap; without them all 171 classes are stuff.
+In one images/ for all names those images are a name's that it has a map or an entry of; ids are images/<name>/<key>.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,17 @@ from pipelines.data.classes import ClassTable
 from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats import coco, coco_json, pairs
 from pipelines.data.formats.coco_json import Category, Image, Of
-from pipelines.data.formats.source import Item, Scan, Source, images_under, key_of, present, record, split_named
+from pipelines.data.formats.source import (
+    Item,
+    Scan,
+    Source,
+    clashing,
+    images_under,
+    key_of,
+    present,
+    record,
+    split_named,
+)
 from pipelines.data.schema import Record, Segment
 from pipelines.data.tree import Files, Tree
 
@@ -44,13 +55,22 @@ def scan(source: Source) -> Scan:
         faults.add("layout", MAPS, "holds no folder of maps, as train2017/: set dataset.root to the dataset's folder")
     things = any(_json(name) in tree for name in names)
     items: list[Mapped] = []
+    folders: dict[str, dict[str, str]] = {}  # of images: key within -> name
+    used: set[str] = set()
     for name in names:
         with faults.of(f"{MAPS}/{name}"):
             if things and _json(name) not in tree:
                 raise FaultError("layout", f"has no {_json(name)}, and another folder has one")
             objects = _objects(tree, _json(name), table, faults) if things else None
-            items += _items(tree, name, objects, table, faults)
-    coco.check_unlabelled(tree, faults, {item.id for item in items} | {fault.item for fault in faults})
+            folder = tree.first_folder(name, f"images/{name}", "images")
+            if folder not in folders:
+                folders[folder] = _within(tree, folder, faults)
+            maps = images_under(tree, f"{MAPS}/{name}", faults, (".png",), start=f"{_start(name, folder)}/")
+            images = _images(name, folder, folders[folder], maps, objects or {})
+            used |= {key_of(image) for image in images.values()}
+            items += _items(name, folder, images, maps, objects, table, faults)
+    known = used | {key_of(fault.file) for fault in faults} | {fault.item for fault in faults}
+    coco.check_unnamed(tree, faults, known, said=f"no folder of {MAPS}/ has a map of it")
     return Scan(
         classes=table.classes if things else pairs.as_stuff(table.classes),
         items=items,
@@ -83,16 +103,48 @@ def _check_categories(categories: list[Category], table: ClassTable) -> None:
             raise FaultError("class-table", f"category {category.id} '{category.name}' is no thing class of COCO-Stuff")
 
 
+def _within(tree: Tree, folder: str, faults: Faults) -> dict[str, str]:
+    """Key within the folder -> image."""
+    found = images_under(tree, folder, faults, start=f"{folder}/")
+    return {key.removeprefix(f"{folder}/"): name for key, name in found.items()}
+
+
+def _start(name: str, folder: str) -> str:
+    """What ids begin with. The same picture may have a map under several names: images/ alone does not tell them."""
+    return folder if folder.endswith(name) else f"{folder}/{name}"
+
+
+def _images(
+    name: str, folder: str, found: Mapping[str, str], maps: Mapping[str, str], objects: Mapping[str, object]
+) -> dict[str, str]:
+    """Id -> image: of a folder of its own all, of one for all names those that this one has a map or objects of."""
+    start = _start(name, folder)
+    listed = {key_of(file_name) for file_name in objects}
+    return {
+        f"{start}/{key}": image
+        for key, image in found.items()
+        if start == folder or f"{start}/{key}" in maps or key in listed
+    }
+
+
 def _items(
-    tree: Tree, name: str, objects: Mapping[str, tuple[Image, Of]] | None, table: ClassTable, faults: Faults
+    name: str,
+    folder: str,
+    images: Mapping[str, str],
+    maps: Mapping[str, str],
+    objects: Mapping[str, tuple[Image, Of]] | None,
+    table: ClassTable,
+    faults: Faults,
 ) -> Iterator[Mapped]:
-    """The usable images of one folder; what is not usable goes to `faults`."""
-    folder = tree.first_folder(name, f"images/{name}", "images")
-    images, maps = images_under(tree, folder, faults), images_under(tree, f"{MAPS}/{name}", faults, (".png",))
-    for key, image in images.items():
-        identity, before = f"{folder}/{key}", len(faults)
+    """The usable images of one name; what is not usable goes to `faults`."""
+    start, unclear = _start(name, folder), clashing(faults)
+    unclear |= {f"{start}/{key.removeprefix(f'{folder}/')}" for key in unclear}
+    for identity, image in images.items():
+        key, before = key_of(image).removeprefix(f"{folder}/"), len(faults)
         listed = (objects or {}).get(image.removeprefix(f"{folder}/"))
-        if key not in maps:
+        if identity in unclear:
+            continue
+        if identity not in maps:
             faults.add("no-mask", image, f"has no {MAPS}/{name}/{key}.png", identity)
         if objects is not None and listed is None:
             faults.add("no-mask", image, f"is not in {_json(name)}", identity)
@@ -100,14 +152,15 @@ def _items(
             faults.add(kind, _json(name), reason, identity)
         if len(faults) > before:
             continue
-        item = Mapped(id=identity, split=split_named(name), files=(image, maps[key]), mask=maps[key])
+        item = Mapped(id=identity, split=split_named(name), files=(image, maps[identity]), mask=maps[identity])
         yield _with_objects(item, _json(name), *listed, table) if listed else item
-    for key, mask in maps.items():
-        if key not in images:
-            faults.add("no-image", mask, f"has no image {folder}/{key}.*", f"{folder}/{key}")
+    for identity, mask in maps.items():
+        if identity not in images and identity not in unclear:
+            faults.add("no-image", mask, f"has no image {folder}/{identity.removeprefix(f'{start}/')}.*", identity)
     for file_name in objects or ():
-        if (key := key_of(file_name)) not in images and key not in maps:
-            faults.add("missing-file", f"{folder}/{file_name}", "missing", f"{folder}/{key}")
+        identity = f"{start}/{key_of(file_name)}"
+        if identity not in images and identity not in maps and identity not in unclear:
+            faults.add("missing-file", f"{folder}/{file_name}", "missing", identity)
 
 
 def _with_objects(item: Mapped, json: str, image: Image, of: Of, table: ClassTable) -> Mapped:

@@ -7,7 +7,8 @@
 
 A class's id in the masks is its place in classes.yaml, or its `id`; `color` and `isthing` may be left out (a palette's,
 and false), and a class with `ignore: true` becomes ignored pixels, as 255 does where no class has it. A mask of three
-channels is read by the classes' colours. An instance's class is the one that most of its pixels have in the mask.
+channels is read by the classes' colours. An instance's class is the one that most of its pixels have in the mask;
+without instances/ all classes are stuff, whatever `isthing` says.
 Where images/ has sub-folders named train, val or test, these are the splits; otherwise `dataset.splits` are fractions.
 """
 
@@ -21,10 +22,12 @@ from pipelines.data import classes as tables
 from pipelines.data import decode
 from pipelines.data.classes import ClassTable
 from pipelines.data.faults import FaultError, Faults
+from pipelines.data.formats.pairs import as_stuff
 from pipelines.data.formats.source import (
     Item,
     Scan,
     Source,
+    clashing,
     images_under,
     labelled,
     present,
@@ -65,7 +68,7 @@ def scan(source: Source) -> Scan:
         if splits is None or key in splits
     ]
     return Scan(
-        classes=table.classes,
+        classes=table.classes if "instances" in others else as_stuff(table.classes),
         items=items,
         read=partial(read, files=tree.files, table=table),
         labels=partial(labels, files=tree.files, table=table),
@@ -86,12 +89,13 @@ def read_classes(tree: Tree, faults: Faults) -> ClassTable:
 
 
 def _check_pairs(images: dict[str, str], others: dict[str, dict[str, str]], faults: Faults) -> None:
+    unclear = clashing(faults)
     for kind, found in others.items():
         for key, name in images.items():
-            if key not in found:
+            if key not in found and key not in unclear:
                 faults.add("no-mask", name, f"has no {kind}/{key}.png", key)
         for key, name in found.items():
-            if key not in images:
+            if key not in images and key not in unclear:
                 faults.add("no-image", name, f"has no image images/{key}.*", key)
 
 

@@ -7,7 +7,7 @@ https://www.cvlibs.net/datasets/kitti/eval_semseg.php?benchmark=semantics2015, d
     <root>/training/semantic_rgb/, testing/      not read: the same in colours; images without labels
 
 The 19 classes of Cityscapes are kept, the other labels are ignored. Number 0 of a thing class in the instance map means
-that its objects were not told apart, and becomes a crowd. Without instance/ there are no segments. No split of the 200
+that its objects were not told apart, and becomes a crowd. Without instance/ all classes are stuff. No split of the 200
 images is published: `dataset.splits` gives fractions. Nor are the drives published that they were taken on, so there
 are no groups: neighbouring numbers may show the same street. Where the stereo benchmark's frames lie in the same
 folder, the second of each pair (_11) has no labels: it is left out.
@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.data import classes
 from pipelines.data.faults import Faults
-from pipelines.data.formats import numbered
+from pipelines.data.formats import numbered, pairs
 from pipelines.data.formats.source import IMAGE_SUFFIXES, Scan, Source
 from pipelines.data.tree import Tree
 
@@ -40,7 +40,7 @@ def scan(source: Source) -> Scan:
         else:
             images[key] = name
     return Scan(
-        classes=table.classes,
+        classes=pairs.as_stuff(table.classes) if instances is None else table.classes,
         items=list(numbered.items(images, masks, instances, split=lambda key: None, faults=faults)),
         read=partial(numbered.read, files=tree.files, table=table, meaning=meaning),
         labels=partial(numbered.labels, files=tree.files, table=table),

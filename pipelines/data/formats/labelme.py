@@ -15,19 +15,29 @@ where there is none, the image is imageData's, as it is stored. Flags are not re
 import base64
 import binascii
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
 from pipelines.data import decode, polygons, rle
 from pipelines.data.classes import said
 from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats.objects import CLASS_FILES, class_file, from_file, with_background
-from pipelines.data.formats.source import IMAGE_SUFFIXES, Item, Scan, Source, key_of, record, segment_of_counts
+from pipelines.data.formats.source import (
+    IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+    Item,
+    Scan,
+    Source,
+    key_of,
+    once,
+    record,
+    segment_of_counts,
+)
 from pipelines.data.json_elements import Element, elements
 from pipelines.data.schema import IGNORE, ClassInfo, Record, Segment
 from pipelines.data.tree import Files, Tree
@@ -40,7 +50,7 @@ Value = int | float
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    label: Annotated[str, Field(min_length=1)]
+    label: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]  # as labels.txt is read
     points: Annotated[list[list[Value]], Field(max_length=1 << 20)]
     shape_type: Literal["polygon", "rectangle", "circle", "mask"] | None = None
     group_id: int | str | None = None
@@ -72,20 +82,19 @@ def scan(source: Source) -> Scan:
     found = list(_found(tree, faults))
     classes = _classes(tree, sorted({label for _, labels in found for label in labels}), faults)
     places = {c.name: k for k, c in enumerate(classes) if k} | SPECIAL
-    items: dict[str, Labelled] = {}
+    named_by: list[tuple[str, Labelled]] = []
     for item, labels in found:
         if unknown := [label for label in labels if label not in places]:
             listed = ", ".join(bounded([repr(label) for label in unknown], 10))
             faults.add("unknown-category", item.labels, f"labels {listed} are not in the list of classes", item.id)
-        elif item.id in items:
-            faults.add("name-clash", item.labels, f"labels {item.name}, as {items[item.id].labels} does", item.id)
         else:
             shown = tuple(sorted({places[label] for label in labels} - {0, IGNORE}))
-            items[item.id] = replace(item, shown=shown)
-    _check_unlabelled(tree, items, faults)
+            named_by.append((item.labels, replace(item, shown=shown)))
+    items = once(named_by, faults)
+    _check_unlabelled(tree, {item.id for item, _ in found}, faults)
     return Scan(
         classes=classes,
-        items=list(items.values()),
+        items=items,
         read=partial(read, files=tree.files, places=places),
         labels=present,
         faults=faults,
@@ -119,13 +128,18 @@ def _classes(tree: Tree, labels: list[str], faults: Faults) -> tuple[ClassInfo, 
     return with_background([])
 
 
-def _check_unlabelled(tree: Tree, items: Mapping[str, Labelled], faults: Faults) -> None:
-    if not items and not faults:
+def _check_unlabelled(tree: Tree, labelled: Set[str], faults: Faults) -> None:
+    if not labelled and not faults:
         faults.add("layout", "", "there is no JSON file of labelme's")
-    known = items.keys() | {fault.item for fault in faults}
-    for name in tree.under("", IMAGE_SUFFIXES):
-        if key_of(name) not in known:
+    known = labelled | {fault.item for fault in faults}
+    for name in tree.under("", IMAGE_SUFFIXES + OTHER_SUFFIXES):
+        if key_of(name) in known:
+            continue
+        if name.lower().endswith(IMAGE_SUFFIXES):
             faults.add("no-mask", name, "no JSON file labels it", key_of(name))
+        else:
+            said = f"suffix not allowed (allowed: {', '.join(IMAGE_SUFFIXES)})"
+            faults.add("suffix-unknown", name, said, key_of(name))
 
 
 def parse(data: bytes) -> Labels:

@@ -9,7 +9,7 @@
 Version 2.0 is read where it is there, else v1.2 (in folders of that name), else the older layout: config.json and
 training/labels. Labels that are not evaluated are ignored (v2.0's groups of people, cars and poles are among them), the
 others are the classes, things where they have instances. Every value of a thing class is an object, number 0 as well;
-no groups are marked. Without any instances/ there are no segments. The panoptic PNGs, which say the same, are not read.
+no groups are marked. Without any instances/ all classes are stuff. The panoptic PNGs, which say the same, are not read.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pipelines.data import classes
 from pipelines.data.classes import ClassTable, Entry, duplicates, said
 from pipelines.data.faults import FaultError, Faults
-from pipelines.data.formats import numbered
+from pipelines.data.formats import numbered, pairs
 from pipelines.data.formats.source import IMAGE_SUFFIXES, Scan, Source
 from pipelines.data.schema import IGNORE, Split
 from pipelines.data.tree import Tree
@@ -65,16 +65,16 @@ def scan(source: Source) -> Scan:
     images = _under(tree, "images", faults)
     for key, name in _under(tree, "images", faults, splits=("testing",)).items():
         faults.add("unlabelled", name, "testing is published without labels: left out", key)
-    instances = _under(tree, f"{version}instances", faults, (".png",))
+    instances = _under(tree, f"{version}instances", faults, (".png",)) or None
     items = numbered.items(
         images,
         _under(tree, f"{version}labels", faults, (".png",)),
-        instances or None,
+        instances,
         split=lambda key: SPLITS[key.split("/")[0]],
         faults=faults,
     )
     return Scan(
-        classes=table.classes,
+        classes=pairs.as_stuff(table.classes) if instances is None else table.classes,
         items=list(items),
         read=partial(numbered.read, files=tree.files, table=table, meaning=meaning),
         labels=partial(numbered.labels, files=tree.files, table=table),

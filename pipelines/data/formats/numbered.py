@@ -13,7 +13,17 @@ import numpy as np
 
 from pipelines.data.classes import UNKNOWN, ClassTable
 from pipelines.data.faults import FaultError, Faults
-from pipelines.data.formats.source import IMAGE_SUFFIXES, Item, images_under, labelled, present, record, segment
+from pipelines.data.formats.source import (
+    IMAGE_SUFFIXES,
+    Item,
+    by_key,
+    clashing,
+    images_under,
+    labelled,
+    present,
+    record,
+    segment,
+)
 from pipelines.data.schema import IGNORE, Record, Segment, Split
 from pipelines.data.tree import Files, Tree
 from pipelines.errors import bounded
@@ -37,12 +47,10 @@ def under(
     suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
 ) -> dict[str, str]:
     """Key -> name, of the images below a folder. `key`: a name within the folder, without suffix -> the image's id."""
-    found, images = Faults(), dict[str, str]()
-    for name, file in images_under(tree, folder, found, suffixes).items():
-        if images.setdefault(key(name), file) != file:
-            found.add("name-clash", file, f"has the same id as {images[key(name)]}", name)
+    found = Faults()
+    within = images_under(tree, folder, found, suffixes)
     faults += [replace(fault, item=key(fault.item)) if fault.item else fault for fault in found]
-    return images
+    return by_key([(key(name), file) for name, file in within.items()], faults)
 
 
 def items(
@@ -56,8 +64,11 @@ def items(
 ) -> Iterator[Numbered]:
     """One for every image that has its labels; all others go to `faults`. Each mapping: key -> name."""
     others = {"mask": masks, "instance map": instances} if instances is not None else {"mask": masks}
+    unclear = clashing(faults)
     for key, name in images.items():
         missing = [what for what, found in others.items() if key not in found]
+        if key in unclear:
+            continue
         for what in missing:
             faults.add("no-mask", name, f"has no {what}", key)
         if not missing:
@@ -66,7 +77,7 @@ def items(
             yield Numbered(id=key, split=split(key), group=group(key), files=files, mask=masks[key], instances=number)
     for what, found in others.items():
         for key, name in found.items():
-            if key not in images:
+            if key not in images and key not in unclear:
                 faults.add("no-image", name, f"is the {what} of no image", key)
 
 

@@ -29,7 +29,7 @@ from pipelines.data.classes import ClassTable, Entry
 from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats import matlab, pairs
 from pipelines.data.formats.pairs import Pair
-from pipelines.data.formats.source import Scan, Source, images_under, present
+from pipelines.data.formats.source import Scan, Source, clashing, images_under, present
 from pipelines.data.schema import Record, Split
 from pipelines.data.tree import Files, Tree
 
@@ -123,7 +123,7 @@ def _items(tree: Tree, base: str, masks: Mapping[str, str], faults: Faults) -> I
     lists = _lists(tree, base, LISTS[0]) or _lists(tree, base, LISTS[1])
     expected = set[str]().union(*_lists(tree, base, LISTS[0]).values())
     images = images_under(tree, f"{base}JPEGImages", faults)
-    for key in sorted(images.keys() | masks.keys() | expected):
+    for key in sorted((images.keys() | masks.keys() | expected) - clashing(faults)):
         if key not in images and key not in masks:
             faults.add("missing-file", f"{base}JPEGImages/{key}.jpg", "missing, and in the lists", key)
         elif key not in images:

@@ -102,7 +102,7 @@ def by_key(
     folded: dict[str, list[tuple[str, str]]] = {}
     for key, name in named:
         folded.setdefault(key.casefold(), []).append((key, name))
-    found = {}
+    found: dict[str, str] = {}
     for alike in folded.values():
         if len(alike) == 1:
             found.update(alike)
@@ -121,7 +121,7 @@ def clashing(faults: Iterable[Fault]) -> set[str]:
 
 
 def once(named: Iterable[tuple[str, AnyItem]], faults: Faults) -> list[AnyItem]:
-    """The items that one file of annotations names, once. Where two do, nobody knows which is right, and none is kept."""
+    """The items that are named once. Where two annotations name one, nobody knows which is right: none is kept."""
     folded: dict[str, list[tuple[str, AnyItem]]] = {}
     for file, item in named:
         folded.setdefault(item.id.casefold(), []).append((file, item))
@@ -225,8 +225,8 @@ def paint(segments: Sequence[Segment], height: int, width: int, *, background: i
 
 
 def split_named(name: str) -> Split | None:
-    """train2017, gtFine_val, testing -> the split that a published name means: a word of it, so not that of oval, nor of
-    trainval, which means two."""
+    """train2017, gtFine_val, testing -> the split that a published name means, as a word of it; None for
+    trainval, which means two, and for oval."""
     found = {match[1] for match in NAMED.finditer(name.lower())}
     return cast(Split, found.pop()) if len(found) == 1 else None
 
@@ -245,12 +245,9 @@ def listed_splits(tree: Tree) -> dict[str, Split]:
             try:
                 text = tree.files.read(name).decode("utf-8-sig", errors="replace")
             except FaultError as error:
-                reason = f"{name}: {error.reason}: restore the list, or remove it"
-                raise FaultError("dataset-file", reason) from None
-            ids = {line.strip() for line in text.splitlines() if line.strip()}
-            if twice := sorted(ids & found.keys()):
-                listed = ", ".join(bounded([f"{key} (in splits/{found[key]}.txt)" for key in twice], 10))
-                reason = f"{name}: lists what another list has already: {listed}; leave each in one"
-                raise FaultError("dataset-file", reason)
+                raise DataError(f"{name}: {error.reason}", do="restore the list, or remove it") from None
+            ids = [line.strip() for line in text.splitlines() if line.strip()]
+            if twice := [f"{key} (in splits/{found[key]}.txt)" for key in ids if key in found]:
+                raise DataError(f"{name}: lists what another list has", bounded(twice), do="leave each id in one list")
             found |= dict.fromkeys(ids, split)
     return found

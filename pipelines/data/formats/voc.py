@@ -30,6 +30,7 @@ from pipelines.data.formats.source import (
     Item,
     Scan,
     Source,
+    clashing,
     images_under,
     labelled,
     present,
@@ -76,9 +77,9 @@ def _table(tree: Tree, name: str, faults: Faults, usual: ClassTable) -> ClassTab
     return usual
 
 
-def _lists(tree: Tree, base: str) -> dict[str, set[str]]:
+def _lists(tree: Tree, base: str) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     """The ids of train (with SBD's, where their masks are there), val and test; where neither of the first two is
-    there, of all lists that are."""
+    there, of all lists that are. And those of the lists that say no split, as trainval."""
     found: dict[str, set[str]] = {}
     augmented = tree.has_folder(f"{base}{MASKS[1]}")
     for name in (n for folder in LISTS for n in tree.under(f"{base}{folder}", (".txt",))):
@@ -91,7 +92,7 @@ def _lists(tree: Tree, base: str) -> dict[str, set[str]]:
     lists = splits if splits.keys() & {"train", "val"} else splits | {"trainval": set[str]().union(*found.values())}
     if not any(lists.values()):
         raise FaultError("layout", "holds no list that names an image: train.txt and val.txt are expected")
-    return lists
+    return lists, found
 
 
 def _id(line: str) -> str:
@@ -101,24 +102,28 @@ def _id(line: str) -> str:
 
 
 def _items(tree: Tree, base: str, faults: Faults) -> Iterator[Listed]:
-    lists = _lists(tree, base)
+    lists, others = _lists(tree, base)
+    named = others | lists
     images = images_under(tree, f"{base}JPEGImages", faults)
     own, added = (images_under(tree, f"{base}{folder}", faults, (".png",)) for folder in MASKS)
     masks = added | own  # VOC's go before SBD's
     objects = images_under(tree, f"{base}{OBJECTS}", faults, (".png",))
-    for key in sorted(images.keys() | masks.keys() | objects.keys()):
+    unclear = clashing(faults)
+    for key in sorted((images.keys() | masks.keys() | objects.keys()) - unclear):
         image, mask = images.get(key), masks.get(key)
         if image is None:
             faults.add("no-image", mask or objects[key], f"has no image JPEGImages/{key}.jpg", key)
         elif mask is None:
-            faults.add(*_without_mask(key, image, lists, masks))
+            faults.add(*_without_mask(key, image, named, masks))
         elif listed := pairs.placed(key, image, lists, faults):
             files = (image, mask, *filter(None, [objects.get(key)]))
             split = pairs.split_of(listed)
             yield Listed(id=key, split=split, files=files, mask=mask, objects=objects.get(key))
-    for name, keys in lists.items():
-        for key in sorted(keys - images.keys() - masks.keys() - objects.keys()):
+    told = images.keys() | masks.keys() | objects.keys() | unclear
+    for name, keys in (lists | others).items():
+        for key in sorted(keys - told):
             faults.add("missing-file", f"{base}JPEGImages/{key}.jpg", f"missing, and in the list {name}", key)
+        told |= keys
 
 
 def _without_mask(

@@ -276,7 +276,7 @@ FAULTS: dict[str, tuple[Damage, str, str, str]] = {
         lambda r: shutil.copy(r / IMAGE, r / f"leftImg8bit/{A}.png"),
         "name-clash",
         IMAGE,
-        f"has the same id as leftImg8bit/{A}.png",
+        f"has the same name as leftImg8bit/{A}.png",
     ),
     "no split": (
         lambda r: (r / "leftImg8bit/train").rename(r / "leftImg8bit/holidays"),

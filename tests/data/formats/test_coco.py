@@ -408,3 +408,31 @@ def test_the_real_format(tmp_path):
         of = [a for a in published["annotations"] if a["image_id"] == image["id"]]
         want = sorted((places[a["category_id"]], a["area"], tuple(a["bbox"]), bool(a["iscrowd"])) for a in of)
         assert sorted((s.category, s.area, s.bbox, s.iscrowd) for s in record.segments) == want
+
+
+def test_an_image_that_two_files_name_is_left_out(root):
+    """Its objects are split between them: either alone would teach the others' as background."""
+    (root / "annotations/instances_train2017.json").unlink()
+    shutil.rmtree(root / "train2017")
+    (root / "val2017").rename(root / "images")
+    shutil.copy(root / JSON, root / "annotations/instances_more.json")
+    records, faults = take(root, "coco")
+    assert records == []
+    assert {(f.kind, f.file, f.item) for f in faults} == {("name-clash", JSON, f"images/v{k}") for k in (1, 2, 3)}
+
+
+def test_images_that_nothing_names_are_told(root):
+    """A folder without its json, another picture format, and what COCO publishes without annotations."""
+    (root / "annotations/instances_train2017.json").unlink()
+    save(root / "test2017/x.png", photo(0, HEIGHT, WIDTH))
+    save(root / "images/unlabeled2017/y.png", photo(0, HEIGHT, WIDTH))
+    save(root / "val2017/v9.gif", photo(0, HEIGHT, WIDTH))
+    save(root / "stuffthingmaps/val2017/v1.png", photo(0, HEIGHT, WIDTH))
+    records, faults = take(root, "coco")
+    assert {r.id for r in records} == IMAGES - {"train2017/t1"}
+    assert {(f.kind, f.item) for f in faults} == {
+        ("no-mask", "train2017/t1"),
+        ("unlabelled", "test2017/x"),
+        ("unlabelled", "images/unlabeled2017/y"),
+        ("suffix-unknown", "val2017/v9"),
+    }

@@ -185,3 +185,34 @@ def test_what_stops_the_line(root, damage, kind, message):
     _, faults = take(root, FORMAT)
     with pytest.raises(AssertionError, match=message):
         raise AssertionError("; ".join(f.line for f in faults if f.kind == kind and f.outcome == "stop"))
+
+
+@pytest.mark.parametrize("with_objects", [True, False])
+def test_one_folder_of_images_for_all_names(root, with_objects):
+    """Each name has the images of its maps; a picture with maps of two names is two items."""
+    (root / "images").mkdir()
+    for name in ("train2017/t1", "val2017/v1", "val2017/v2"):
+        (root / f"{name}.png").rename(root / f"images/{Path(name).name}.png")
+    save(root / "images/left.png", photo(0, *SIZE))
+    save(root / "stuffthingmaps/train2017/v2.png", MAP)
+    write(root / "annotations/instances_train2017.json", published("t1", "v2"))
+    if not with_objects:
+        shutil.rmtree(root / "annotations")
+    records, faults = take(root, FORMAT)
+    ids = ["images/train2017/t1", "images/train2017/v2", "images/val2017/v1", "images/val2017/v2"]
+    assert [r.id for r in records] == ids
+    assert [(f.kind, f.item) for f in faults] == [("no-mask", "images/left")]
+
+
+def test_a_folder_of_images_without_maps_is_told(root):
+    shutil.rmtree(root / "stuffthingmaps/train2017")
+    records, faults = take(root, FORMAT)
+    assert [r.id for r in records] == ["val2017/v1", "val2017/v2"]
+    assert [(f.kind, f.item) for f in faults] == [("no-mask", "train2017/t1")]
+
+
+def test_which_of_two_images_a_map_is_of_nobody_knows(root):
+    shutil.copy(root / "val2017/v1.png", root / "val2017/v1.jpg")
+    records, faults = take(root, FORMAT)
+    assert [r.id for r in records] == ["train2017/t1", "val2017/v2"]
+    assert {(f.kind, f.item) for f in faults} == {("name-clash", "val2017/v1")}

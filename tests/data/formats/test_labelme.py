@@ -367,3 +367,22 @@ def test_an_image_is_not_held_while_the_folder_is_looked_at(root):
     write(root / "c.json", content("gone.jpg", imageData="A" * 1_000_000))
     assert len(repr(scan(root, "labelme").items)) < 2000
     assert labelme.parse((root / "c.json").read_bytes()).data == "A" * 1_000_000
+
+
+def test_an_image_that_two_files_name_is_left_out(root):
+    write(root / "second.json", content("a.png", box("dog", 1, 0, 4, 3)))
+    records, faults = take(root, "labelme")
+    assert {r.id for r in records} == {"c", "images/b"}
+    assert [(f.kind, f.file, f.item) for f in faults] == [("name-clash", "second.json", "a")]
+
+
+def test_spaces_around_a_label_are_none_of_it(root):
+    write(root / "a.json", content("a.png", box("cat ", 1, 0, 4, 3), box(" cat", 5, 0, 2, 2)))
+    assert [c.name for c in scan(root, "labelme").classes] == ["background", "cat", "dog"]
+    assert [s.category for s in read(root)["a"].segments] == [1, 1]
+
+
+def test_pictures_of_other_formats_are_told(root):
+    save(root / "images/x.gif", photo(0, HEIGHT, WIDTH))
+    _, faults = take(root, "labelme")
+    assert [(f.kind, f.item) for f in faults] == [("suffix-unknown", "images/x")]
