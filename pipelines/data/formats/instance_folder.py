@@ -70,20 +70,31 @@ def read_classes(tree: Tree, faults: Faults) -> tuple[ClassInfo, ...]:
 def _folders(tree: Tree, faults: Faults) -> dict[str, Folder]:
     """Each <id> with the files of its images/ and its masks/."""
     found: dict[str, Folder] = {}
-    for name in tree.under("", IMAGE_SUFFIXES):
-        parts = name.split("/")
+    for name in tree.under(""):
+        parts, picture = name.split("/"), PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
         at = next((k for k, part in enumerate(parts[:-1]) if k and part in ("images", "masks")), None)
+        if at is None and not picture:
+            continue
         if at is None:
             faults.add("name", name, "lies in neither <id>/images/ nor <id>/masks/", name)
             continue
         folder = found.setdefault("/".join(parts[:at]), Folder())
-        (folder.images if parts[at] == "images" else folder.masks).append(name)
+        if parts[at] == "masks":
+            folder.masks.append(name)  # whatever its suffix: an object without its mask would be background
+        elif picture:
+            folder.images.append(name)
+        else:
+            said = f"suffix not allowed (allowed: {', '.join(IMAGE_SUFFIXES)})"
+            faults.add("suffix-unknown", name, said, "/".join(parts[:at]))
     return found
 
 
 def _items(folders: dict[str, Folder], places: dict[str, int], faults: Faults) -> Iterator[Masked]:
+    wrong = {fault.item for fault in faults}  # it has a file that is not to be read
     for key, folder in folders.items():
-        before, split = len(faults), split_named(key.partition("/")[0]) if "/" in key else None
+        if key in wrong and not folder.images:
+            continue  # its image is what is not to be read
+        before, split = 0 if key in wrong else len(faults), split_named(key.partition("/")[0]) if "/" in key else None
         if not folder.images:
             faults.add("no-image", folder.masks[0], f"has no image in {key}/images/", key)
             continue

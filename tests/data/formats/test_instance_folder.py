@@ -206,3 +206,20 @@ def test_the_nuclei():
         areas = [np.count_nonzero(np.asarray(Image.open(m))) for m in masks]
         assert sorted(s.area for s in record.segments) == sorted(a for a in areas if a)
         assert (record.semantic == 1).sum() <= sum(areas)
+
+
+@pytest.mark.parametrize("name", ["masks/2.gif", "masks/notes.txt", "images/cc.gif"])
+def test_no_file_of_an_image_is_passed_over(root, name):
+    """An object whose mask is not read would be taught as background."""
+    (root / "cc" / name).write_bytes(b"GIF89a")
+    records, faults = take(root, FORMAT)
+    assert [r.id for r in records] == ["aa", "bb"]
+    assert [(f.kind, f.file, f.item, f.outcome) for f in faults] == [
+        ("suffix-unknown", f"cc/{name}", "cc", "quarantined")
+    ]
+
+
+def test_an_image_of_another_format_is_told_once(root):
+    (root / "cc/images/cc.png").rename(root / "cc/images/cc.gif")
+    _, faults = take(root, FORMAT)
+    assert [(f.kind, f.item) for f in faults] == [("suffix-unknown", "cc")]
