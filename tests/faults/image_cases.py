@@ -248,7 +248,6 @@ CASES = [
         "has the same name as images/d15-twice.jpg",
         lambda root, key: put(root / f"images/{key}.jpg", JPEG),
         at="images/d15-twice.png",
-        beside=True,
     ),
     Case(
         "d24-not-utf-8",

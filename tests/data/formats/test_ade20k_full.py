@@ -159,3 +159,14 @@ def test_other_layouts_are_refused(tmp_path):
     (fault,) = scan(tmp_path).faults
     assert (fault.kind, fault.outcome) == ("layout", "stop")
     assert fault.reason == "there are no *_seg.png below images/; the scene parsing benchmark is format ade20k"
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".png"])
+def test_no_image_is_passed_over_for_its_suffix(root, suffix):
+    other = "ADE/training/urban/street/ADE_train_00000002"
+    save(root / f"images/{other}{suffix}", np.full((*SIZE, 3), 90, np.uint8))
+    assert [(f.kind, f.item) for f in scan(root).faults] == [("no-mask", other)]
+    (root / f"images/{A}.jpg").rename(root / f"images/{A}{suffix}")
+    assert [i.id for i in scan(root).items if i.id == A] == [A]
+    save(root / f"images/{A}.bmp", np.full((*SIZE, 3), 90, np.uint8))
+    assert {(f.kind, f.item) for f in scan(root).faults} == {("no-mask", other), ("name-clash", A)}

@@ -240,3 +240,20 @@ def test_the_real_one():
         np.testing.assert_array_equal(counted[:11], direct[:11])
         assert (counted[255], counted.sum()) == (direct[11], direct.sum())
     assert {r.mended for r in records} == {()}
+
+
+def test_which_of_two_images_is_meant_nobody_knows(segnet):
+    save(segnet / "CamVid/val/0016E5_2.bmp", np.full((*SIZE, 3), 9, np.uint8))
+    assert {(f.kind, f.item) for f in faults(segnet)} == {("name-clash", "val/0016E5_2")}
+
+
+def test_which_of_two_of_the_original_is_meant_nobody_knows(tmp_path):
+    original(tmp_path, dict.fromkeys("abc", "701_StillsRaw_full"))
+    save(tmp_path / "more/a.png", np.full((4, 8, 3), 7, np.uint8))
+    save(tmp_path / "more/b_L.png", np.full((4, 8, 3), 3, np.uint8))
+    assert {(f.kind, f.item) for f in faults(tmp_path)} == {
+        ("name-clash", "701_StillsRaw_full/a"),
+        ("name-clash", "more/a"),
+        ("name-clash", "701_StillsRaw_full/b"),
+    }
+    assert [i.id for i in scan(tmp_path).items] == ["701_StillsRaw_full/c"]

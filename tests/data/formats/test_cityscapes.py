@@ -140,6 +140,7 @@ def test_without_instance_maps_there_are_no_segments(root):
     records, faults = take(root, "cityscapes")
     assert faults == []
     assert [r.segments for r in records] == [(), (), ()]
+    assert not any(c.isthing for c in scan(root, "cityscapes").classes)  # a thing without a segment would be void
 
 
 @pytest.mark.parametrize("split", ["test", "demoVideo"])

@@ -72,6 +72,7 @@ def test_without_instance_maps_there_are_no_segments(root):
     records, faults = take(root, "kitti")
     assert faults == []
     assert [r.segments for r in records] == [(), ()]
+    assert not any(c.isthing for c in scan(root, "kitti").classes)  # a thing without a segment would be void
 
 
 def paint(folder: str, pixels: np.ndarray) -> Callable[[Path], object]:

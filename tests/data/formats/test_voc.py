@@ -312,3 +312,17 @@ def test_what_voc_cannot_hold_is_refused(tmp_path, records):
     assert not (tmp_path / "up.png").exists()
     with pytest.raises(DataError, match="is not empty"):
         write([record], classes, tmp_path / "out")
+
+
+def test_what_trainval_alone_lists_is_told(tmp_path, base):
+    add(base / "ImageSets/Segmentation/trainval.txt", "2009_gone")
+    add(base / "ImageSets/Segmentation/trainval.txt", "2008_000003")  # it has no mask
+    assert {(f.kind, f.item) for f in faults(tmp_path)} == {("missing-file", "2009_gone"), ("no-mask", "2008_000003")}
+
+
+def test_which_of_two_images_a_mask_is_of_nobody_knows(tmp_path, base):
+    photo(base / "JPEGImages/2007_000001.png")
+    assert {(f.kind, f.item) for f in faults(tmp_path)} == {
+        ("name-clash", "2007_000001"),
+        ("unlabelled", "2008_000003"),
+    }
