@@ -40,7 +40,7 @@ KINDS: dict[str, Outcome] = {
     "corrupt": "quarantined",
     "too-large": "quarantined",  # pixels or bytes over the limit
     "frames": "quarantined",
-    "depth": "quarantined",  # float and 32-bit images, without a declared range
+    "depth": "quarantined",  # float and 32-bit images, without a declared range; values above the declared one
     "unreadable": "quarantined",  # the file system says no
     "crashed": "quarantined",  # took the reading process with it, its memory or its time
     "source-hash": "quarantined",  # not what SHA256SUMS says
