@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.data.faults import Fault, FaultsError
+from pipelines.data.faults import Fault
 from pipelines.data.formats import ade20k
 from pipelines.data.formats.source import Scan, Source
 from pipelines.data.tree import Tree
+from tests.data.formats.taking import accounted, take
 
 SIZE = (10, 16)
 MASK = np.minimum(np.arange(160), 150).astype(np.uint8).reshape(SIZE)  # 0..150, and nine more of the last
@@ -40,16 +41,10 @@ def scan(root: Path) -> Scan:
 
 
 def faults(root: Path) -> list[Fault]:
-    found = scan(root)
-    said = list(found.faults)
-    for item in found.items:
-        try:
-            found.read(item)
-        except FaultsError as error:
-            said += error.found
+    records, said = take(root, "ade20k")
     images = {p.relative_to(root).as_posix().partition("images/")[2] for p in root.rglob("images/**/*.jpg")}
-    assert {name.removesuffix(".jpg") for name in images} <= {i.id for i in found.items} | {f.item for f in said}
-    assert not {i.id for i in found.items} & {f.item for f in found.faults}
+    assert {name.removesuffix(".jpg") for name in images} <= accounted(records, said)
+    assert not {r.id for r in records} & {f.item for f in said}
     return said
 
 

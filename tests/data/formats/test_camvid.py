@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.data.faults import Fault, FaultsError
+from pipelines.data.faults import Fault
 from pipelines.data.formats import camvid
 from pipelines.data.formats.source import Scan, Source
 from pipelines.data.schema import Record
 from pipelines.data.tree import Tree
+from tests.data.formats.taking import accounted, take
 
 SIZE = (4, 6)
 MASK = np.arange(24, dtype=np.uint8).reshape(SIZE) % 12
@@ -67,21 +68,15 @@ def read(root: Path) -> list[Record]:
 
 def faults(root: Path) -> list[Fault]:
     """Of the scan and of every item; all images that the folder shows are accounted for."""
-    found = scan(root)
-    said = list(found.faults)
-    for item in found.items:
-        try:
-            found.read(item)
-        except FaultsError as error:
-            said += error.found
-    told = {i.id for i in found.items} | {f.item for f in said}
+    records, said = take(root, "camvid")
+    told = accounted(records, said)
     shown = {
         str(p.relative_to(root).with_suffix("")).removeprefix("CamVid/")
         for p in root.rglob("*.png")
         if "annot" not in p.parent.name and not p.name.endswith("_L.png")
     }
     assert shown <= told
-    assert not {i.id for i in found.items} & {f.item for f in found.faults}
+    assert not {r.id for r in records} & {f.item for f in said}
     return said
 
 

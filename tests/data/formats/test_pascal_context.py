@@ -7,10 +7,11 @@ import pytest
 from PIL import Image
 from scipy import io as matlab
 
-from pipelines.data.faults import Fault, FaultsError
+from pipelines.data.faults import Fault
 from pipelines.data.formats import pascal_context
 from pipelines.data.formats.source import Scan, Source
 from pipelines.data.tree import Tree
+from tests.data.formats.taking import accounted, take
 
 # The ids among the 459 of classes 1..59 of 59_labels.txt, as published converters have them.
 OF_459 = [
@@ -81,16 +82,10 @@ def scan(root: Path) -> Scan:
 
 
 def faults(root: Path) -> list[Fault]:
-    found = scan(root)
-    said = list(found.faults)
-    for item in found.items:
-        try:
-            found.read(item)
-        except FaultsError as error:
-            said += error.found
-    listed = {i.id for i in found.items} | {f.item for f in said}
+    records, said = take(root, "pascal-context")
+    listed = accounted(records, said)
     assert {p.stem for p in root.rglob("JPEGImages/*.jpg")} <= listed
-    assert not {i.id for i in found.items} & {f.item for f in found.faults}
+    assert not {r.id for r in records} & {f.item for f in said}
     return said
 
 

@@ -10,12 +10,13 @@ from PIL import Image
 
 from pipelines.data import rle
 from pipelines.data.exports.voc import write
-from pipelines.data.faults import Fault, FaultsError
+from pipelines.data.faults import Fault
 from pipelines.data.formats import shapes, voc
 from pipelines.data.formats.source import Scan, Source
 from pipelines.data.schema import IGNORE, Record
 from pipelines.data.tree import Tree
 from pipelines.errors import DataError
+from tests.data.formats.taking import accounted, take
 
 SIZE = (6, 8)
 PALETTE = [channel for index in range(256) for channel in (index, 255 - index, index // 2)]
@@ -77,16 +78,10 @@ def read(root: Path) -> list[Record]:
 
 def faults(root: Path) -> list[Fault]:
     """Of the scan and of every item; the images that the folder shows are all accounted for."""
-    found = scan(root)
-    said = list(found.faults)
-    for item in found.items:
-        try:
-            found.read(item)
-        except FaultsError as error:
-            said += error.found
-    listed = {i.id for i in found.items} | {f.item for f in said}
+    records, said = take(root, "voc")
+    listed = accounted(records, said)
     assert {p.stem for p in root.rglob("JPEGImages/*.jpg")} <= listed
-    assert not {i.id for i in found.items} & {f.item for f in found.faults}
+    assert not {r.id for r in records} & {f.item for f in said}
     return said
 
 
