@@ -26,11 +26,13 @@ from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats import coco
 from pipelines.data.formats.source import (
     Item,
+    Readers,
     Scan,
     Source,
     key_of,
     labelled,
     once,
+    opened,
     record,
     segment,
     split_named,
@@ -195,16 +197,12 @@ def labels(item: Painted) -> frozenset[int]:
 
 
 def read(item: Painted, *, files: Files, things: frozenset[int]) -> Record:
-    """Both files are decoded before the first fault is raised."""
-    faults = Faults()
-    picture = painted = None
-    with faults.of(item.mask, item.id):
-        painted = _labels(decode.rgb_ids(files.read(item.mask)), [identity for identity, _, _ in item.segments])
-    with faults.of(item.name, item.id):
-        picture = files.image(item.name)
-    faults.check(item.id)
-    assert painted is not None  # noqa: S101 - or there were faults
-    assert picture is not None  # noqa: S101
+    declared = [identity for identity, _, _ in item.segments]
+    readers: Readers = {
+        item.mask: lambda: _labels(decode.rgb_ids(files.read(item.mask)), declared),
+        item.name: lambda: files.image(item.name),
+    }
+    painted, picture = opened(item, readers)
     categories = np.array([IGNORE, *(category for _, category, _ in item.segments)], np.uint8)
     segments = []
     for label, box in labelled(painted):

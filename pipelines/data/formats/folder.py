@@ -25,11 +25,13 @@ from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats.pairs import as_stuff
 from pipelines.data.formats.source import (
     Item,
+    Readers,
     Scan,
     Source,
     clashing,
     images_under,
     labelled,
+    opened,
     present,
     record,
     segment,
@@ -119,22 +121,15 @@ def labels(item: Pair, *, files: Files, table: ClassTable) -> frozenset[int]:
 
 
 def read(item: Pair, *, files: Files, table: ClassTable) -> Record:
-    """Every file of the item is decoded before the first fault is raised."""
-    faults = Faults()
-    picture = semantic = ids = None
-    with faults.of(item.mask, item.id):
-        semantic = _semantic(files.read(item.mask), table)
-    with faults.of(item.name, item.id):
-        picture = files.image(item.name)
-    if item.instances is not None:
-        with faults.of(item.instances, item.id):
-            ids = files.mask(item.instances)
-    faults.check(item.id)
-    assert semantic is not None  # noqa: S101 - or there were faults
-    assert picture is not None  # noqa: S101
-    segments: list[Segment] = []
-    if ids is not None:
-        segments = _segments(ids, semantic, table.classes, cast(str, item.instances), item.id, faults)
+    readers: Readers = {
+        item.mask: lambda: _semantic(files.read(item.mask), table),
+        item.name: lambda: files.image(item.name),
+        **({item.instances: partial(files.mask, item.instances)} if item.instances else {}),
+    }
+    semantic, picture, *ids = opened(item, readers)
+    faults, segments = Faults(), list[Segment]()
+    if item.instances:
+        segments = _segments(ids[0], semantic, table.classes, item.instances, item.id, faults)
     with faults.of(item.name, item.id):
         made = record(item, picture, semantic, segments)
     faults.check(item.id)

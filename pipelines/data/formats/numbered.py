@@ -8,6 +8,7 @@ number are groups (crowds).
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -16,10 +17,12 @@ from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats.source import (
     IMAGE_SUFFIXES,
     Item,
+    Readers,
     by_key,
     clashing,
     images_under,
     labelled,
+    opened,
     present,
     record,
     segment,
@@ -86,23 +89,16 @@ def labels(item: Numbered, *, files: Files, table: ClassTable) -> frozenset[int]
 
 
 def read(item: Numbered, *, files: Files, table: ClassTable, meaning: Meaning) -> Record:
-    """Every file of the item is decoded before the first fault is raised."""
-    faults = Faults()
-    picture = semantic = values = None
-    with faults.of(item.mask, item.id):
-        semantic = _semantic(files.mask(item.mask), table)
-    with faults.of(item.name, item.id):
-        picture = files.image(item.name)
-    if item.instances is not None:
+    readers: Readers = {
+        item.mask: lambda: _semantic(files.mask(item.mask), table),
+        item.name: lambda: files.image(item.name),
+        **({item.instances: partial(files.mask, item.instances)} if item.instances else {}),
+    }
+    semantic, picture, *values = opened(item, readers)
+    faults, found = Faults(), list[Segment]()
+    if item.instances:
         with faults.of(item.instances, item.id):
-            values = files.mask(item.instances)
-    faults.check(item.id)
-    assert semantic is not None  # noqa: S101 - or there were faults
-    assert picture is not None  # noqa: S101
-    found: list[Segment] = []
-    if values is not None:
-        with faults.of(str(item.instances), item.id):
-            found = segments(values, semantic, table=table, meaning=meaning)
+            found = segments(values[0], semantic, table=table, meaning=meaning)
     with faults.of(item.name, item.id):
         made = record(item, picture, semantic, found)
     faults.check(item.id)

@@ -7,7 +7,11 @@ from typing import TypeVar, cast
 import numpy as np
 
 from pipelines.data.faults import FaultError, Faults
-from pipelines.data.formats.source import Item, record
+from pipelines.data.formats.source import (
+    Item,
+    opened,
+    record,
+)
 from pipelines.data.schema import SPLITS, ClassInfo, Record, Split
 from pipelines.data.tree import Files, Tree
 
@@ -21,15 +25,7 @@ class Pair(Item):
 
 def read(item: Pair, *, files: Files, semantic: Callable[[str], np.ndarray]) -> Record:
     """The record of an item without segments. `semantic`: the mask's name -> class ids."""
-    faults = Faults()
-    picture = classes = None
-    with faults.of(item.mask, item.id):
-        classes = semantic(item.mask)
-    with faults.of(item.name, item.id):
-        picture = files.image(item.name)
-    faults.check(item.id)
-    assert classes is not None  # noqa: S101 - or there were faults
-    assert picture is not None  # noqa: S101
+    classes, picture = opened(item, {item.mask: lambda: semantic(item.mask), item.name: lambda: files.image(item.name)})
     return record(item, picture, classes)
 
 

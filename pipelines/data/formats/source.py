@@ -16,6 +16,7 @@ from pipelines.data.tree import Tree
 from pipelines.errors import DataError, bounded
 
 Box = tuple[slice, slice]
+Readers = dict[str, Callable[[], Any]]  # of an item's files, by name
 NAMED = re.compile(r"(?<![^\W_])(train|val|test)(?:ing|idation)?\d*(?![^\W_])")  # as a word, beside _ or a mark
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 # Pictures as well, which are not read.
@@ -131,6 +132,17 @@ def once(named: Iterable[tuple[str, AnyItem]], faults: Faults) -> list[AnyItem]:
             if item.id != kept.id:
                 faults.add("name-clash", first, f"{kept.name} is there twice, also as {item.name} in {file}", kept.id)
     return [alike[0][1] for alike in folded.values() if len(alike) == 1]
+
+
+def opened(item: Item, readers: Readers) -> list[Any]:
+    """What each file of the item holds: every one is tried before the first fault is
+    raised."""
+    faults, found = Faults(), []
+    for name, read in readers.items():
+        with faults.of(name, item.id):
+            found.append(read())
+    faults.check(item.id)
+    return found
 
 
 def record(
