@@ -7,8 +7,10 @@ there are no more than those.
 
 import logging
 import pickle
+import queue
 import sys
-from collections.abc import Generator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Protocol
 
@@ -79,9 +81,35 @@ def _on_ray(task: Task, jobs: Sequence[Any], workers: int) -> Generator[Any, Non
         num_cpus=1,
         compute=ray.data.TaskPoolStrategy(size=min(workers, len(rows))),
     )
-    for row in data.iter_rows():
-        result = pickle.loads(row["result"])  # noqa: S301 - what our own worker has sent
-        if isinstance(result, MasklineError):
+    for result in _pulled(data):
+        found = pickle.loads(result)  # noqa: S301 - what our own worker has sent
+        if isinstance(found, MasklineError):
+            raise found
+        yield found
+
+
+def _pulled(data: Any) -> Iterator[bytes]:
+    """The rows' results, waited for here while another thread is inside Ray Data: an interrupt that comes there, in one
+    of its callbacks, is lost, and the work goes on."""
+    results: queue.Queue[bytes | BaseException | None] = queue.Queue(maxsize=64)
+
+    def pull() -> None:
+        try:
+            for row in data.iter_rows():
+                results.put(row["result"])
+            results.put(None)
+        except BaseException as error:
+            results.put(error)
+
+    threading.Thread(target=pull, daemon=True).start()
+    while True:
+        try:
+            result = results.get(timeout=0.5)
+        except queue.Empty:
+            continue
+        if result is None:
+            return
+        if isinstance(result, BaseException):
             raise result
         yield result
 
