@@ -125,18 +125,19 @@ def prepare_ours(pairs: list[Pair], out: Path, storage: Any) -> None:
 def run_ours(pairs: list[Pair], out: Path) -> Batches:
     from pipelines.data.shards import ShardReader
     from pipelines.loading.augment import Augment
-    from pipelines.loading.batch import normalise
     from pipelines.loading.loader import training_loader
     from pipelines.loading.sampler import GlobalBatches
+    from pipelines.pixels import Pixels
 
     reader = ShardReader(out, "train")
     batches = GlobalBatches(len(reader), batch_size=BATCH, seed=0)
     augment = Augment(crop=CROP, scale=SCALE, flip=FLIP, color=COLOUR)
     loader = training_loader(reader, augment, batches=batches, stride=32, workers=WORKERS)
+    pixels = Pixels.of(MEAN, STD)
     for epoch in itertools.count():
         batches.epoch = epoch
         for batch in loader:
-            yield normalise(batch.images, MEAN, STD), batch.targets.semantic
+            yield pixels.normalise(batch.images), batch.targets.semantic
 
 
 # ---------------------------------------------------------------- peers

@@ -24,9 +24,12 @@ class Targets:
     """The truth of one batch."""
 
     semantic: Tensor  # int64[b, h, w]: class ids, IGNORE where nothing is known
+    border: Tensor | None = None  # float32[b, h, w]: U-Net's weight of each pixel, where a loss asks for it
     instances: list[InstanceTargets]  # one per image; no instance is an empty one
 
     def to(self, device: torch.device) -> "Targets":
         return Targets(
-            semantic=self.semantic.to(device, non_blocking=True), instances=[i.to(device) for i in self.instances]
+            semantic=self.semantic.to(device, non_blocking=True),
+            border=None if self.border is None else self.border.to(device, non_blocking=True),
+            instances=[i.to(device) for i in self.instances],
         )

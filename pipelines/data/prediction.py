@@ -46,5 +46,6 @@ class Prediction:
     """Whichever views the model's task gives; a panoptic model gives all three."""
 
     semantic: np.ndarray | None = None  # uint8[h, w] class ids
+    confidence: np.ndarray | None = None  # float32[h, w]: the probability that the model gives each pixel's class
     instances: Instances | None = None
     panoptic: Panoptic | None = None

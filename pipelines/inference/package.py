@@ -16,12 +16,16 @@ from pipelines.errors import DataError
 from pipelines.inference.predictor import Predictor
 from pipelines.models import MODELS
 from pipelines.models.contract import Classes, SegmentationModel
+from pipelines.pixels import Pixels
 
 WEIGHTS, DESCRIPTION, VERSION = "model.safetensors", "model.json", 1
 
 
-def build(task: str, model: Mapping[str, Any], classes: tuple[ClassInfo, ...]) -> SegmentationModel:
-    """The one place where a name becomes a model: search, training, evaluation and the registry come here."""
+def build(task: str, model: Mapping[str, Any], classes: tuple[ClassInfo, ...], pixels: Pixels) -> SegmentationModel:
+    """The one place where a name becomes a model: search, training, evaluation and the registry come here.
+
+    `model` is the section of params.yaml.
+    """
     spec = MODELS[model["name"]]
     if spec.task != task:
         raise DataError(f"{model['name']} does the {spec.task} task, not {task}")
@@ -30,8 +34,14 @@ def build(task: str, model: Mapping[str, Any], classes: tuple[ClassInfo, ...]) -
         stuff=tuple(i for i, c in enumerate(classes) if not c.isthing),
     )
     built = spec.build(
-        classes=table, encoder=model["encoder"], weights=model.get("weights", "none"), channels=model["channels"]
+        classes=table,
+        in_channels=len(pixels.mean),
+        encoder=model["encoder"],
+        weights=model.get("weights", "none"),
+        channels=model["channels"],
+        **model.get(model["name"], {}),
     )
+    built.pixels = pixels
     return built.to(memory_format=torch.channels_last)  # as the loader's images are
 
 
@@ -77,7 +87,8 @@ def load(folder: Path, *, device: str = "cpu") -> Predictor:
             do="fetch it again (dvc checkout), or train again: dvc repro --force train",
         )
     classes = tuple(ClassInfo(**{**c, "color": tuple(c["color"])}) for c in description["classes"])
-    model = build(description["task"], {**description["model"], "weights": "none"}, classes)
+    pixels = Pixels.of(description["mean"], description["std"])
+    model = build(description["task"], {**description["model"], "weights": "none"}, classes, pixels)
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError) as error:

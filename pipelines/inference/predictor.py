@@ -8,8 +8,9 @@ import torch
 
 from pipelines.data.prediction import Prediction
 from pipelines.data.schema import ClassInfo
-from pipelines.loading.batch import normalise, pad_images
+from pipelines.loading.batch import pad_images
 from pipelines.models.contract import SegmentationModel
+from pipelines.pixels import Pixels
 
 
 class Predictor:
@@ -19,6 +20,7 @@ class Predictor:
         self.model = model.to(device).eval()
         self.description = description
         self.device = torch.device(device)
+        self.pixels = Pixels.of(description["mean"], description["std"])
         self.task: str = description["task"]
         self.classes = tuple(ClassInfo(**{**c, "color": tuple(c["color"])}) for c in description["classes"])
 
@@ -31,5 +33,4 @@ class Predictor:
             return []
         batch, sizes = pad_images([torch.tensor(i).permute(2, 0, 1) for i in images], self.model.stride)
         with torch.inference_mode():
-            inputs = normalise(batch.to(self.device), self.description["mean"], self.description["std"])
-            return self.model.predict(self.model(inputs), sizes)
+            return self.model.predict(self.model(self.pixels.normalise(batch.to(self.device))), sizes)

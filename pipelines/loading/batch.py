@@ -49,18 +49,3 @@ def pad_images(images: Sequence[Tensor], stride: int) -> tuple[Tensor, list[tupl
         for i, (h, w) in zip(images, sizes, strict=True)
     ]
     return torch.stack(padded), sizes
-
-
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8[b, 3, h, w] -> float32 of zero mean and unit deviation, on the images' device.
-
-    Channels last in memory: convolutions are a fifth faster so on CPU, and tensor cores want it. Whole rows at once:
-    three channels alone are too short for vector instructions.
-    """
-    # A channel that is the same everywhere (two-channel microscopy stored as RGB) must not be divided by 0.
-    std = [max(s, 1 / 255) for s in std]
-    width = images.shape[-1]
-    scale = images.new_tensor([255.0 * s for s in std], dtype=torch.float32).repeat(width)
-    shift = images.new_tensor([m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32).repeat(width)
-    rows: Tensor = images.permute(0, 2, 3, 1).flatten(2).float().div_(scale).sub_(shift)
-    return rows.reshape(*rows.shape[:2], width, 3).permute(0, 3, 1, 2)

@@ -4,36 +4,40 @@ All of them take logits[b, c, h, w] and labels int64[b, h, w], compute in float3
 out pixels labelled IGNORE, and are exactly 0 with zero gradients where no pixel is left.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from pipelines.losses.cross_entropy import cross_entropy
 from pipelines.losses.dice import dice
 from pipelines.losses.focal import focal
+from pipelines.targets import Targets
 
 LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "dice": dice, "focal": focal}
 
 
-@dataclass(frozen=True, slots=True)
-class WeightedSum:
-    """logits, labels -> the sum of weight x loss."""
+class WeightedSum(nn.Module):
+    """logits, targets -> the sum of weight x loss."""
 
-    terms: tuple[tuple[float, Callable[[Tensor, Tensor], Tensor]], ...]
+    def __init__(self, terms: Sequence[tuple[float, Callable[[Tensor, Tensor], Tensor]]]):
+        super().__init__()
+        self.terms = tuple(terms)
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        losses = [weight * loss(logits, labels) for weight, loss in self.terms]
-        return sum(losses[1:], losses[0])
+    def forward(self, logits: Tensor, targets: Targets) -> Tensor:
+        return torch.stack([weight * loss(logits, targets.semantic) for weight, loss in self.terms]).sum()
 
 
-def build(weighted: Mapping[str, Mapping[str, float]]) -> WeightedSum:
-    """name -> {"weight": ..., and the loss's own options} -> their sum."""
+def build(
+    weighted: Mapping[str, Mapping[str, Any]], class_weights: Mapping[str, Sequence[float]] | None = None
+) -> WeightedSum:
+    """name -> {"weight": ..., and the loss's own options} -> their sum; `class_weights` by the name of their scheme."""
     if not weighted:
         raise ValueError("a sum needs at least one loss")
     terms = []
     for name, given in weighted.items():
-        options = {k: v for k, v in given.items() if k != "weight"}
+        options = {k: v for k, v in given.items() if k not in ("weight", "class_weights", "squared")}
         terms.append((given["weight"], partial(LOSSES[name], **options)))
-    return WeightedSum(tuple(terms))
+    return WeightedSum(terms)

@@ -3,21 +3,25 @@
 The loop, the evaluator and the registry know this page and no architecture.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 from torch import Tensor, nn
 
 from pipelines.data.prediction import Prediction
+from pipelines.pixels import Pixels
 from pipelines.targets import InstanceTargets, Targets
 
 __all__ = [
     "Classes",
+    "FittedModel",
     "InstanceTargets",
     "ModelSpec",
     "Outputs",
     "PixelLoss",
+    "Pixels",
     "Prediction",
     "SegmentationModel",
     "Targets",
@@ -25,8 +29,8 @@ __all__ = [
 
 Task = Literal["semantic", "instance", "panoptic"]
 Outputs = dict[str, Tensor]
-# logits[b, classes, h, w], labels int64[b, h, w] with IGNORE -> scalar: the weighted sum that params.yaml names
-PixelLoss = Callable[[Tensor, Tensor], Tensor]
+# logits[b, classes, h, w] at the targets' size -> scalar: the weighted sum that params.yaml names
+PixelLoss = Callable[[Tensor, Targets], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +49,7 @@ class SegmentationModel(nn.Module):
     """Base of all architectures; each names its `stride` and says how outputs become losses and predictions."""
 
     stride: int  # height and width of a batch are multiples of this: the loader pads to it
+    pixels: Pixels | None = None  # what normalised its images; set by whoever builds it, for those that ask for colours
 
     def forward(self, images: Tensor) -> Outputs:
         """float[b, 3, h, w], normalised -> raw outputs, whatever the two methods below need."""
@@ -59,11 +64,22 @@ class SegmentationModel(nn.Module):
         raise NotImplementedError
 
 
+class FittedModel(SegmentationModel):
+    """One without weights: a few numbers, kept as buffers, are taken from some training images, and no gradient."""
+
+    def fit(self, samples: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+        """(RGB uint8[h, w, 3], class ids uint8[h, w] with IGNORE) of each: the same samples, the same model."""
+        raise NotImplementedError
+
+    def losses(self, outputs: Outputs, targets: Targets, pixel_loss: PixelLoss) -> dict[str, Tensor]:
+        raise TypeError(f"{type(self).__name__} is fitted, not trained")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
     """One row of the MODELS table."""
 
-    # build(classes=, encoder=, weights=, channels=) -> model
+    # build(classes=, in_channels=, encoder=, weights=, channels=, **the section of params.yaml with the model's name)
     build: Callable[..., SegmentationModel]
     task: Task
     paper: str

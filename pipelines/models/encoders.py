@@ -46,17 +46,20 @@ class Encoder(nn.Module):
         return len(self.reductions) - 1 - self.reductions[::-1].index(reduction)
 
 
-def build(name: str, weights: str, output_stride: int = 32) -> Encoder:
-    """`weights`: none, imagenet, or the path of a .safetensors file with timm's keys.
+def build(name: str, weights: str, *, paper: str, output_stride: int = 32, in_channels: int = 3) -> Encoder:
+    """`name`: one of timm's, or "paper" for the one that the architecture was published with, `paper`.
 
-    An `output_stride` below 32 dilates the last stages (for the architectures of timm that can be dilated).
+    `weights`: none, imagenet, or the path of a .safetensors file with timm's keys. An `output_stride` below 32 dilates
+    the last stages (for the architectures of timm that can be dilated).
     """
+    name = paper if name == "paper" else name
     if not timm.is_model(name.split(".")[0]):
         known = timm.list_models()
         raise ConfigError(f"model.encoder: timm has no '{name}'{did_you_mean(name, known)}", do=SUGGESTED)
-    body = _create(name, weights == "imagenet", {} if output_stride == 32 else {"output_stride": output_stride})
+    options = {"in_chans": in_channels} | ({} if output_stride == 32 else {"output_stride": output_stride})
+    body = _create(name, weights == "imagenet", options)
     encoder = Encoder(name, body, body.feature_info.channels(), body.feature_info.reduction())
-    _probe(encoder)
+    _probe(encoder, in_channels)
     if weights not in ("none", "imagenet"):
         _load(body, Path(weights))
     return encoder
@@ -72,14 +75,14 @@ def _create(name: str, pretrained: bool, options: dict[str, int]) -> Any:
                 f"model.weights: the ImageNet weights of '{name}' cannot be had: {error}",
                 do="connect to the network once, name a local .safetensors file, or set model.weights: none",
             ) from None
-        how = f" at output stride {options['output_stride']}" if options else ""
+        how = f" at output stride {options['output_stride']}" if "output_stride" in options else ""
         raise ConfigError(
             f"model.encoder: '{name}' cannot serve as a feature extractor{how}: {str(error) or 'timm cannot'}",
             do=SUGGESTED,
         ) from None
 
 
-def _probe(encoder: Encoder) -> None:
+def _probe(encoder: Encoder, in_channels: int) -> None:
     """timm says which channels and strides to expect; some architectures keep neither, or take one size only."""
     wanted = [
         (1, channels, PROBE[0] // reduction, PROBE[1] // reduction)
@@ -88,7 +91,7 @@ def _probe(encoder: Encoder) -> None:
     encoder.eval()
     try:
         with torch.no_grad():
-            found = [tuple(f.shape) for f in encoder(torch.zeros(1, 3, *PROBE))]
+            found = [tuple(f.shape) for f in encoder(torch.zeros(1, in_channels, *PROBE))]
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError) as error:
         raise ConfigError(
             f"model.encoder: '{encoder.name}' does not take images of any size: {error}", do=SUGGESTED

@@ -10,6 +10,10 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
+CONTINUE: str = TrialScheduler.CONTINUE
+PAUSE: str = TrialScheduler.PAUSE
+STOP: str = TrialScheduler.STOP
+
 
 class SuccessiveHalving(TrialScheduler):
     """After `grace` epochs all but one in `reduction_factor` of the trials are stopped, again after that many times
@@ -31,15 +35,15 @@ class SuccessiveHalving(TrialScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if result["training_iteration"] < self._rung:
-            return self.CONTINUE
+            return CONTINUE
         if self._rung == self._last:
-            return self.STOP  # nothing is left to wait for
+            return STOP  # nothing is left to wait for
         self._running.discard(trial)
         self._arrived[trial] = result[self.metric]
         lost = self._halve(tune_controller, current=trial)
         if trial in lost:
-            return self.STOP
-        return self.PAUSE if trial in self._arrived else self.CONTINUE
+            return STOP
+        return PAUSE if trial in self._arrived else CONTINUE
 
     def _halve(self, tune_controller: Any, current: Trial | None = None) -> set[Trial]:
         """Once all have arrived that live: release the better, stop the others (its caller stops the current one)."""

@@ -18,11 +18,12 @@ from pipelines.evaluation.evaluator import Evaluator, score
 from pipelines.inference import package
 from pipelines.inference.predictor import Predictor
 from pipelines.loading.augment import Augment
-from pipelines.loading.batch import Batch, normalise
+from pipelines.loading.batch import Batch, decode
 from pipelines.loading.loader import training_loader
 from pipelines.loading.sampler import GlobalBatches
 from pipelines.losses import build as build_loss
-from pipelines.models.contract import PixelLoss, SegmentationModel
+from pipelines.models.contract import FittedModel, PixelLoss, SegmentationModel
+from pipelines.pixels import Pixels
 from pipelines.targets import Targets
 from pipelines.training import optim
 from pipelines.training.checkpoint import Checkpoints
@@ -68,8 +69,8 @@ def fit(job: Job, group: Group, on_epoch: Callable[[Row], None] = lambda row: No
     run = _Run(job, group)
     run.events.mark("model and data ready")
     with closing(run.loader):
-        for epoch in range(run.epoch, job.params.train.epochs):
-            row = run.train_epoch(epoch)
+        for epoch in range(run.epoch, 1 if run.fitted else job.params.train.epochs):
+            row = run.fit_once() if run.fitted else run.train_epoch(epoch)
             row |= run.validate()
             run.history.append(row)
             if group.rank == 0:
@@ -94,10 +95,13 @@ class _Run:
                 do="set dataset.splits so that it has some",
             )
         torch.manual_seed(params.seed)  # every rank draws the same initial weights
-        self.model = package.build(params.task, params.model.model_dump(), self.manifest.classes).to(group.device)
+        self.pixels = Pixels.of(self.manifest.mean, self.manifest.std)
+        built = package.build(params.task, params.model.model_dump(), self.manifest.classes, self.pixels)
+        self.model = built.to(group.device)
         self.checkpoints = Checkpoints(job.state / "checkpoints")
         self.events = EventLog(job.state / "events.jsonl")
         step = LossStep(self.model, build_loss(params.loss.semantic.weighted()), params.loss.terms.model_dump())
+        self.fitted = self.model if isinstance(self.model, FittedModel) else None
         self.optimizer = optim.build(
             self.model, name=train.optimizer, learning_rate=train.learning_rate, weight_decay=train.weight_decay
         )
@@ -107,7 +111,7 @@ class _Run:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.history, self.epoch = state["history"], state["epoch"] + 1
-        self.step = group.wrap(step)
+        self.step = step if self.fitted else group.wrap(step)
         self.batches = GlobalBatches(
             len(self.readers["train"]),
             batch_size=train.batch_size,
@@ -161,12 +165,21 @@ class _Run:
             "images_per_second": steps * params.batch_size / seconds,
         }
 
+    def fit_once(self) -> Row:
+        """A model without weights sees some images, evenly spread; every rank the same ones."""
+        assert self.fitted is not None  # noqa: S101 - who else is asked
+        reader, started = self.readers["train"], time.monotonic()
+        count = min(self.params.model.fit_images, len(reader))
+        records = (reader[i * len(reader) // count] for i in range(count))
+        self.fitted.fit((decode(record), record.semantic) for record in records)
+        return {"epoch": 0, "seconds": time.monotonic() - started}
+
     def train_step(self, batch: Batch, rate: float, step: int) -> dict[str, Tensor]:
         """One update; returns this rank's loss and its terms."""
         params, device = self.params.train, self.group.device
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        images = normalise(batch.images.to(device, non_blocking=True), self.manifest.mean, self.manifest.std)
+        images = self.pixels.normalise(batch.images.to(device, non_blocking=True))
         with self._autocast():
             total, losses = self.step(images, batch.targets.to(device))
         self.optimizer.zero_grad(set_to_none=True)

@@ -8,6 +8,7 @@ from pipelines import files
 from pipelines.data.shards import read_manifest
 from pipelines.errors import RunError
 from pipelines.inference import package
+from pipelines.pixels import Pixels
 from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.loop import Job, Row
 
@@ -28,7 +29,8 @@ def write(job: Job, *, raw: dict[str, Any], fingerprint: str) -> None:
     state = Checkpoints(job.state / "checkpoints").best()
     if state is None:
         raise RunError(f"no checkpoint in {job.state} can be read")
-    model = package.build(params.task, {**params.model.model_dump(), "weights": "none"}, manifest.classes)
+    pixels = Pixels.of(manifest.mean, manifest.std)
+    model = package.build(params.task, {**params.model.model_dump(), "weights": "none"}, manifest.classes, pixels)
     model.load_state_dict(state["model"])
     best: Row = state["history"][-1]
     out = job.state / RESULT

@@ -77,12 +77,21 @@ def heads_of(channels: int, classes: int) -> RoIHeads:
 class MaskRCNN(SegmentationModel):
     stride = 32
 
-    def __init__(self, *, classes: Classes, encoder: str, weights: str, channels: int):
+    def __init__(
+        self,
+        *,
+        classes: Classes,
+        in_channels: int = 3,
+        encoder: str = "paper",
+        weights: str = "none",
+        channels: int | None = None,
+    ):
         super().__init__()
+        channels = channels or 256
         if not classes.things:
             raise ConfigError("model.name: mask_rcnn finds things, and the dataset has stuff classes only")
         self.things = classes.things  # torchvision's label k is things[k - 1], and 0 is the background
-        self.encoder = encoders.build(encoder, weights)
+        self.encoder = encoders.build(encoder, weights, in_channels=in_channels, paper="resnet50")
         self.levels = [self.encoder.at(STRIDES[name]) for name in POOLED]
         self.fpn = FeaturePyramidNetwork([self.encoder.channels[i] for i in self.levels], channels, LastLevelMaxPool())
         self.rpn = proposals_of(channels)

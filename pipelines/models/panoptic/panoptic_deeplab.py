@@ -53,10 +53,19 @@ def head(channels: int, out: int) -> nn.Sequential:
 class PanopticDeepLab(SegmentationModel):
     things: Tensor
 
-    def __init__(self, *, classes: Classes, encoder: str, weights: str, channels: int):
+    def __init__(
+        self,
+        *,
+        classes: Classes,
+        in_channels: int = 3,
+        encoder: str = "paper",
+        weights: str = "none",
+        channels: int | None = None,
+    ):
         super().__init__()
+        channels = channels or 256
         self.classes = classes
-        self.encoder = encoders.build(encoder, weights)
+        self.encoder = encoders.build(encoder, weights, in_channels=in_channels, paper="resnet50")
         self.stride = self.encoder.reductions[-1]
         steps = [r for r in reversed(self.encoder.reductions[:-1]) if r >= OUTPUT_STRIDE]
         self.semantic_decoder = Decoder(self.encoder, steps, channels, channels // 2)
@@ -85,7 +94,7 @@ class PanopticDeepLab(SegmentationModel):
         center = (outputs["center"].float() - heatmap.unsqueeze(1)).square() * known
         distance = (outputs["offset"].float() - offset).abs() * thing.unsqueeze(1)
         return {
-            "semantic": pixel_loss(outputs["semantic"], targets.semantic),
+            "semantic": pixel_loss(outputs["semantic"], targets),
             "center": center.sum() / known.sum().clamp(min=1),
             "offset": distance.sum() / thing.sum().clamp(min=1),
         }

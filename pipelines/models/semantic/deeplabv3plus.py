@@ -23,9 +23,20 @@ LOW_LEVEL = 48  # channels of the finer features: more of them would outweigh AS
 class DeepLabV3Plus(SemanticModel):
     stride = 16
 
-    def __init__(self, *, classes: Classes, encoder: str, weights: str, channels: int):
+    def __init__(
+        self,
+        *,
+        classes: Classes,
+        in_channels: int = 3,
+        encoder: str = "paper",
+        weights: str = "none",
+        channels: int | None = None,
+    ):
         super().__init__()
-        self.encoder = encoders.build(encoder, weights, output_stride=self.stride)
+        channels = channels or 256
+        self.encoder = encoders.build(
+            encoder, weights, output_stride=self.stride, in_channels=in_channels, paper="xception65"
+        )
         self.low, self.high = self.encoder.at(4), self.encoder.at(self.stride)
         self.aspp = ASPP(self.encoder.channels[self.high], channels, rates=(6, 12, 18))
         self.low_level = ConvNormAct(self.encoder.channels[self.low], LOW_LEVEL, 1)

@@ -3,8 +3,8 @@
 A contracting path; an expanding path of 2x2 up-convolutions, each joined by the contracting path's features of that
 size and followed by two 3x3 convolutions; a 1x1 convolution to the classes at full size.
 
-The contracting path is the paper's own (`encoder: unet`: four poolings, 64 to 1024 channels) or any timm encoder, whose
-every reduction gives a skip. Deviations, for both: padded convolutions, so that the output has the size of the image;
+The contracting path is the paper's own (`encoder: paper`: four poolings, 64 to 1024 channels) or any timm encoder,
+whose every reduction gives a skip. Deviations, for both: padded convolutions, so that the output has the size of the image;
 batch norm in place of the convolutions' biases; no dropout at the bottom. `channels` is the width at stride 4, halved
 or doubled with each step from there as in the paper, whose widths it gives at 256. Held against the paper's layer
 table, counted by hand.
@@ -33,10 +33,10 @@ class ContractingPath(nn.Module):
 
     reductions = (1, 2, 4, 8, 16)
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, in_channels: int):
         super().__init__()
         self.channels = [width_at(stride, channels) for stride in self.reductions]
-        inputs = [3, *self.channels[:-1]]
+        inputs = [in_channels, *self.channels[:-1]]
         self.levels = nn.ModuleList(double_conv(i, o) for i, o in zip(inputs, self.channels, strict=True))
         self.pool = nn.MaxPool2d(2)
 
@@ -62,9 +62,19 @@ class Up(nn.Module):
 
 
 class UNet(SemanticModel):
-    def __init__(self, *, classes: Classes, encoder: str, weights: str, channels: int):
+    def __init__(
+        self,
+        *,
+        classes: Classes,
+        in_channels: int = 3,
+        encoder: str = "paper",
+        weights: str = "none",
+        channels: int | None = None,
+        padded: bool = True,
+    ):
         super().__init__()
-        self.encoder = contracting_path(encoder, weights, channels)
+        channels = channels or 256
+        self.encoder = contracting_path(encoder, weights, channels, in_channels)
         levels = {reduction: i for i, reduction in enumerate(self.encoder.reductions)}
         self.stride = max(levels)
         self.deepest = levels[self.stride]
@@ -83,9 +93,9 @@ class UNet(SemanticModel):
         return {"semantic": self.classifier(x)}
 
 
-def contracting_path(encoder: str, weights: str, channels: int) -> ContractingPath | encoders.Encoder:
-    if encoder != "unet":
-        return encoders.build(encoder, weights)
+def contracting_path(encoder: str, weights: str, channels: int, in_channels: int) -> ContractingPath | encoders.Encoder:
+    if encoder != "paper":
+        return encoders.build(encoder, weights, in_channels=in_channels, paper="")
     if weights != "none":
-        raise ConfigError(f"model.weights: there are no {weights} weights for the encoder 'unet'", do="say none")
-    return ContractingPath(channels)
+        raise ConfigError(f"model.weights: there are no {weights} weights for U-Net's own encoder", do="say none")
+    return ContractingPath(channels, in_channels)

@@ -1,0 +1,188 @@
+"""The sections that belong to one stage each, and `dataset`."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from pipelines.config.fields import Count, Fraction, Positive, Section, Weight, short
+from pipelines.config.model import CRF
+
+FormatName = Literal[
+    "shapes", "folder", "instance-folder", "labelme", "voc", "pascal-context", "coco", "coco-stuff", "coco-panoptic",
+    "cityscapes", "kitti", "mapillary-vistas", "camvid", "ade20k", "ade20k-full",
+]  # fmt: skip
+PerSplit = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Shapes(Section):
+    height: Annotated[int, Field(ge=32, le=4096)]
+    width: Annotated[int, Field(ge=32, le=4096)]
+    difficulty: Fraction
+
+
+class Splits(Section):
+    train: PerSplit
+    val: PerSplit
+    test: PerSplit
+
+
+class Dataset(Section):
+    format: FormatName
+    root: Annotated[str, Field(min_length=1)]
+    splits: Splits
+    stratify: bool
+    group: str | None
+    max_rejected: Fraction
+    depth: Annotated[int, Field(ge=8, le=16)]
+    storage: Literal["encoded", "decoded"]
+    shapes: Shapes
+
+    @field_validator("splits")
+    @classmethod
+    def _in_the_format_s_unit(cls, splits: Splits, info: ValidationInfo) -> Splits:
+        values = splits.model_dump()
+        if info.data.get("format") == "shapes" and not all(float(v).is_integer() for v in values.values()):
+            raise ValueError(f"must be whole numbers of images for format 'shapes', got {values}")
+        if not sum(values.values()):
+            raise ValueError(f"must not all be 0, got {values}")
+        return splits
+
+    @field_validator("group")
+    @classmethod
+    def _a_pattern(cls, group: str | None) -> str | None:
+        try:
+            groups = re.compile(group or "").groups
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error}), got {group!r}") from None
+        if groups > 1:
+            raise ValueError(f"must have one pair of parentheses at most, got {group!r}")
+        return group
+
+
+class Ingest(Section):
+    workers: Positive
+    rows_per_shard: Positive
+    store: Annotated[str, Field(pattern=r"^[a-z][a-z0-9+.-]*://.")] | None
+
+
+class MinImages(Section):
+    train: Count
+    val: Count
+    test: Count
+
+
+class Validate(Section):
+    min_images: MinImages
+    max_ignored: Fraction
+    min_class_pixels: Count
+    max_class_drift: Fraction
+    max_size_drift: Fraction
+    repeat_threshold: Fraction
+    effective_beta: Annotated[float, Field(gt=0, lt=1)]
+    workers: Positive
+
+
+class Tune(Section):
+    trials: Count
+    epochs: Positive
+    concurrent: Positive
+    grace_epochs: Positive
+    space: dict[str, dict[Literal["choice", "uniform", "loguniform"], list[Any]]]
+    reduction_factor: Annotated[int, Field(ge=2)]
+
+    @field_validator("grace_epochs")
+    @classmethod
+    def _within_the_epochs(cls, grace: int, info: ValidationInfo) -> int:
+        if grace > info.data.get("epochs", grace):
+            raise ValueError(f"{grace} is more than tune.epochs {info.data['epochs']}: change one of them")
+        return grace
+
+    @field_validator("space")
+    @classmethod
+    def _one_range_each(
+        cls, spaces: dict[str, dict[str, list[Any]]], info: ValidationInfo
+    ) -> dict[str, dict[str, list[Any]]]:
+        if not spaces and info.data.get("trials"):
+            raise ValueError("is empty: name what is searched, or set tune.trials to 0")
+        for name, space in spaces.items():
+            if len(space) != 1:
+                raise ValueError(f"{name} must have exactly one of choice, uniform, loguniform, got {sorted(space)}")
+            kind, values = next(iter(space.items()))
+            if kind == "choice":
+                if not values:
+                    raise ValueError(f"{name}.choice must not be empty")
+                continue
+            numbers = len(values) == 2 and all(type(v) in (int, float) for v in values)
+            if not numbers or not values[0] < values[1] or (kind == "loguniform" and values[0] <= 0):
+                positive = " above 0" if kind == "loguniform" else ""
+                raise ValueError(
+                    f"{name}.{kind} must be [low, high] with low < high{positive}, got {short.repr(values)}"
+                )
+        return spaces
+
+
+class Augment(Section):
+    crop: Annotated[list[Annotated[int, Field(ge=16)]], Field(min_length=2, max_length=2)]
+    scale: Annotated[list[Annotated[float, Field(gt=0, le=8)]], Field(min_length=2, max_length=2)]
+    flip: Fraction
+    color: Fraction
+
+    @field_validator("scale")
+    @classmethod
+    def _low_high(cls, scale: list[float]) -> list[float]:
+        if scale[0] > scale[1]:
+            raise ValueError(f"must be [smallest, largest], got {scale}")
+        return scale
+
+
+class Train(Section):
+    epochs: Positive
+    batch_size: Positive
+    workers: Positive
+    loader_workers: Count
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["float32", "bfloat16"]
+    optimizer: Literal["adamw", "sgd"]
+    learning_rate: Annotated[float, Field(gt=0, le=100)]
+    weight_decay: Weight
+    schedule: Literal["poly", "cosine", "constant"]
+    warmup: Fraction
+    clip_norm: Weight
+    sampling: Literal["uniform", "repeat_factor"]
+    max_failures: Count
+    augment: Augment
+
+    @field_validator("workers")
+    @classmethod
+    def _divides_the_batch(cls, workers: int, info: ValidationInfo) -> int:
+        batch = info.data.get("batch_size", 0)
+        if batch % workers:
+            raise ValueError(f"train.batch_size {batch} is not a multiple of {workers} workers: change one of them")
+        return workers
+
+
+class Inference(Section):
+    """How a semantic model is asked; registered with it."""
+
+    tile: Annotated[list[Annotated[int, Field(ge=16)]], Field(min_length=2, max_length=2)] | None
+    overlap: Annotated[float, Field(ge=0, lt=1)]
+    context: Count
+    scales: Annotated[list[Annotated[float, Field(gt=0, le=8)]], Field(min_length=1)]
+    flip: bool
+    crf: CRF
+
+
+class Evaluate(Section):
+    split: Literal["train", "val", "test"]
+    batch_size: Positive
+    cases: Count
+    resamples: Count
+    boundary: Fraction
+    inference: Inference
+
+
+class Register(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
+    min_gain: Weight
+    floors: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
