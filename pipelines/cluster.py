@@ -21,9 +21,6 @@ def cluster(*, cpus: int) -> Iterator[None]:
     """A Ray with `cpus` CPU tokens (tokens, not cores: a worker group never waits for one that is not there)."""
     if address := os.environ.get("RAY_ADDRESS"):
         _check_reachable(address)
-    else:
-        # A Ray of our own serves this machine alone: without this it listens on every interface.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     own = {} if address else {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}

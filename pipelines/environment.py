@@ -34,3 +34,7 @@ def prepare() -> None:
     """Set every default that the user has not set."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if not os.environ.get("RAY_ADDRESS"):
+        # A Ray of our own serves this machine alone: without this, which Ray reads when it is first imported, it listens
+        # on every interface.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

@@ -12,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines import config
+from pipelines.config.loss import SemanticLoss
+from pipelines.config.model import ModelName
+from pipelines.config.sections import FormatName
 from pipelines.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +54,7 @@ FAULTS = {
     ),
     "unknown key, deep": Fault(
         {"loss.semantic.focal.gama": 1.0},
-        r"focal\.gama: unknown key, did you mean 'gamma'\? \(allowed: weight, gamma\)",
+        r"focal\.gama: unknown key, did you mean 'gamma'\? \(allowed: weight, class_weights, gamma\)",
     ),
     "unknown key, like nothing": Fault({"model.zzz": 1}, r"model\.zzz: unknown key \(allowed: name, "),
     "field name for alias": Fault({"validate_": 1}, r"validate_: unknown key, did you mean 'validate'\?"),
@@ -66,7 +69,7 @@ FAULTS = {
         {"task": "panoptik"}, r"task: got 'panoptik', allowed: semantic, instance, panoptic, did you"
     ),
     "unknown model": Fault(
-        {"model.name": "unnet"}, r"model\.name: got 'unnet', allowed: unet, .*, did you mean 'unet'"
+        {"model.name": "unnet"}, r"model\.name: got 'unnet', allowed: fcn32s, .*, did you mean 'unet'"
     ),
     "unknown format": Fault(
         {"dataset.format": "cocoa"}, r"dataset\.format: got 'cocoa', allowed: shapes, .*, did you mean 'coco'\?"
@@ -77,9 +80,17 @@ FAULTS = {
     "another task's model": Fault(
         {"model.name": "unet"}, r"model\.name: unet does the semantic task and task is panopt"
     ),
+    "a CRF to train behind no network": Fault(
+        {"task": "semantic", "model.name": "kmeans", "model.crf.iterations": 5},
+        r"model\.crf\.iterations: a CRF is trained behind semantic networks, and kmeans is none: set it to 0",
+    ),
+    "another task's inference": Fault(
+        {"evaluate.inference.flip": True, "evaluate.inference.scales": [0.5, 1.0]},
+        r"evaluate\.inference\.scales, evaluate\.inference\.flip: for task semantic only, and task is panoptic",
+    ),
     "negative weight": Fault({"loss.semantic.dice.weight": -1.0}, r"dice\.weight: must be greater than or equal to 0"),
     "no loss": Fault(
-        {"loss.semantic": {"dice": {"weight": 0.0}}},
+        {"loss.semantic": {"lovasz": {"weight": 0.0}}},
         r"loss\.semantic: all weights are 0: give at least one loss a weig",
     ),
     "no loss named": Fault({"loss.semantic": {}}, r"loss\.semantic: all weights are 0"),
@@ -313,7 +324,7 @@ def test_the_tables_here_and_beside_torch_are_the_same():
     from pipelines.models import MODELS
 
     assert {name: spec.task for name, spec in MODELS.items()} == config.MODEL_TASKS
-    assert set(get_args(config.ModelName)) == set(MODELS)
-    assert set(get_args(config.FormatName)) == set(FORMATS)
-    assert set(config.SemanticLoss.model_fields) == set(LOSSES)
+    assert set(get_args(ModelName)) == set(MODELS)
+    assert set(get_args(FormatName)) == set(FORMATS)
+    assert set(SemanticLoss.model_fields) == set(LOSSES)
     assert set(config.HEADLINE) == set(get_args(config.Task)) == set(VIEWS)
