@@ -11,17 +11,23 @@ from torch import Tensor
 from pipelines import config, losses
 from pipelines.data.prediction import Prediction
 from pipelines.data.schema import IGNORE
+from pipelines.errors import ConfigError
 from pipelines.models import MODELS
-from pipelines.models.contract import Classes, InstanceTargets, SegmentationModel, Targets
+from pipelines.models.contract import Classes, FittedModel, InstanceTargets, Pixels, SegmentationModel, Targets
 
+PARAMS = config.read(Path(__file__).parents[2] / "params.yaml")
 PIXEL_LOSS = losses.build(
     {
-        "cross_entropy": {"weight": 1.0, "label_smoothing": 0.1},
-        "dice": {"weight": 0.5},
-        "focal": {"weight": 1.0, "gamma": 2.0},
+        "cross_entropy": {"weight": 1.0, "class_weights": "none", "label_smoothing": 0.1},
+        "dice": {"weight": 0.5, "squared": False},
+        "focal": {"weight": 1.0, "class_weights": "none", "gamma": 2.0},
     }
 )
-WEIGHTS = config.load(Path(__file__).parents[2] / "params.yaml").loss.terms.model_dump()
+PIXELS = Pixels.of((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+# These are their own encoders; the others take any of timm's, of which this is a small one.
+OWN_ENCODER = ("segnet", "ddrnet23_slim", *config.CLASSICAL)
+LEARNING = [name for name in MODELS if name not in config.CLASSICAL]
+WEIGHTS = config.get(PARAMS, "loss.terms")
 SIZE = 64
 VIEWS = {"semantic": {"semantic"}, "instance": {"instances"}, "panoptic": {"semantic", "instances", "panoptic"}}
 
@@ -31,9 +37,22 @@ def classes_of(count: int) -> Classes:
     return Classes(things=tuple(range(1, count, 2)), stuff=tuple(range(0, count, 2)))
 
 
-def build(name: str, count: int = 5) -> SegmentationModel:
-    torch.manual_seed(0)
-    return MODELS[name].build(classes=classes_of(count), encoder="test_resnet", weights="none", channels=16)
+def build(name: str, count: int = 5, in_channels: int = 3, encoder: str = "", seed: int = 0) -> SegmentationModel:
+    """A small one; one without weights has seen two images."""
+    torch.manual_seed(seed)
+    model = MODELS[name].build(
+        classes=classes_of(count),
+        in_channels=in_channels,
+        encoder=encoder or ("paper" if name in OWN_ENCODER else "test_resnet"),
+        weights="none",
+        channels=16,
+        **PARAMS["model"].get(name, {}),
+    )
+    model.pixels = PIXELS if in_channels == 3 else Pixels.of([0.5] * in_channels, [0.25] * in_channels)
+    if isinstance(model, FittedModel):
+        images = np.random.default_rng(seed).integers(0, 256, (2, SIZE, SIZE, in_channels), np.uint8)
+        model.fit(zip(images, targets_of(2, classes_of(count)).semantic.numpy().astype(np.uint8), strict=True))
+    return model
 
 
 def images_of(batch: int, height: int = SIZE, width: int = SIZE, seed: int = 0) -> Tensor:
@@ -67,13 +86,14 @@ def without(targets: Targets, semantic: bool = False, keep: str = "none") -> Tar
 
 
 def learn(model: SegmentationModel, images: Tensor, targets: Targets) -> dict[str, Tensor]:
-    """Losses with their gradients; all of both finite, and no weight left out."""
+    """Losses with their gradients; all of both finite, and in training no weight left out."""
     model.zero_grad()
     terms = model.losses(model(images), targets, PIXEL_LOSS)
     sum(WEIGHTS[key] * term for key, term in terms.items()).backward()
     assert all(term.dtype == torch.float32 and term.ndim == 0 and term.isfinite() for term in terms.values())
-    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-    assert not missing
+    left_out = [name for name, p in model.named_parameters() if p.grad is None]
+    assert not (model.training and left_out)
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
     return terms
 
 
@@ -121,11 +141,84 @@ def test_the_table_and_the_parameters_name_the_same_models():
 
 @pytest.mark.parametrize("name", MODELS)
 class TestEveryModel:
-    @pytest.mark.parametrize("count", [2, 9, 21])
+    """Networks and models without weights alike."""
+
+    @pytest.mark.parametrize(("count", "in_channels"), [(2, 1), (9, 4)])
+    def test_it_predicts_any_number_of_classes_from_any_number_of_channels(self, name, count, in_channels):
+        model, images = build(name, count, in_channels), torch.randn(2, in_channels, SIZE, SIZE)
+        for prediction in predict(model, images):
+            check(prediction, MODELS[name].task, classes_of(count), SIZE, SIZE)
+
+    def test_odd_sizes_are_predicted(self, name):
+        sizes = [(41, 64), (63, 33), (64, 64)]
+        for prediction, (height, width) in zip(predict(build(name), images_of(3), sizes), sizes, strict=True):
+            check(prediction, MODELS[name].task, classes_of(5), height, width)
+
+    def test_weights_survive_a_file(self, name, tmp_path):
+        model = build(name)
+        if name in LEARNING:
+            learn(model, images_of(2), targets_of(2, classes_of(5)))  # moves the norms' statistics
+        save_file(model.state_dict(), tmp_path / "model.safetensors")
+        other = build(name, seed=1)
+        other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+        images = images_of(2, seed=1)
+        ours, theirs = model.eval()(images), other.eval()(images)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+        assert all(same(a, b) for a, b in zip(predict(model, images), predict(other, images), strict=True))
+
+    def test_all_that_it_keeps_are_tensors(self, name):
+        state = build(name).state_dict()
+        assert all(isinstance(value, Tensor) for value in state.values())
+        pointers = [value.data_ptr() for value in state.values() if value.numel()]
+        assert len(set(pointers)) == len(pointers)  # safetensors stores no shared memory
+
+    def test_evaluation_is_deterministic_and_leaves_no_trace(self, name):
+        model = build(name)
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        torch.manual_seed(1)
+        first = predict(model, images_of(2))
+        torch.manual_seed(2)
+        second = predict(model, images_of(2))
+        assert all(same(a, b) for a, b in zip(first, second, strict=True))
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+    def test_a_prediction_is_its_own_image_s(self, name):
+        model = build(name).eval()
+        with torch.inference_mode():
+            outputs = model(images_of(2))
+            both = model.predict(outputs, [(SIZE, SIZE)] * 2)
+            alone = model.predict({key: value[1:] for key, value in outputs.items()}, [(SIZE, SIZE)])
+        assert same(both[1], alone[0])
+
+    def test_it_compiles_without_a_break(self, name):
+        model, images = build(name).eval(), images_of(2)
+        torch._dynamo.reset()
+        with torch.no_grad():
+            plain, compiled = model(images), torch.compile(model, backend="eager", fullgraph=True)(images)
+        assert plain.keys() == compiled.keys()
+        for key, value in plain.items():
+            torch.testing.assert_close(compiled[key], value)
+
+    def test_it_is_exported_for_any_batch_and_size(self, name):
+        model = build(name).eval()
+        axes = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        with torch.no_grad():
+            exported = torch.export.export(model, (images_of(2),), dynamic_shapes=(axes,), strict=False).module()
+            images = images_of(3, 2 * SIZE, SIZE + model.stride)
+            plain, found = model(images), exported(images)
+        assert plain.keys() == found.keys()
+        for key, value in plain.items():
+            torch.testing.assert_close(found[key], value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+class TestEveryNetwork:
+    @pytest.mark.parametrize("count", [2, 21])
     def test_it_learns_and_predicts_any_number_of_classes(self, name, count):
         model, classes = build(name, count), classes_of(count)
         terms = learn(model, images_of(2), targets_of(2, classes))
-        assert set(terms) <= set(config.Terms.model_fields)
+        assert set(terms) <= set(WEIGHTS)
         assert all(term.item() > 0 for term in terms.values())
         for prediction in predict(model, images_of(2)):
             check(prediction, MODELS[name].task, classes, SIZE, SIZE)
@@ -134,11 +227,6 @@ class TestEveryModel:
         model = build(name)
         for height, width in [(3 * model.stride, 4 * model.stride), (4 * model.stride, 3 * model.stride)]:
             learn(model, images_of(2, height, width), targets_of(2, classes_of(5), height, width))
-
-    def test_predictions_are_cut_to_the_images_sizes(self, name):
-        sizes = [(41, 64), (63, 33), (64, 64)]
-        for prediction, (height, width) in zip(predict(build(name), images_of(3), sizes), sizes, strict=True):
-            check(prediction, MODELS[name].task, classes_of(5), height, width)
 
     @pytest.mark.parametrize("training", [True, False])
     def test_one_image_is_a_batch(self, name, training):
@@ -172,43 +260,6 @@ class TestEveryModel:
             history.append(sum(WEIGHTS[key] * term.item() for key, term in terms.items()))
         assert min(history[-3:]) < 0.8 * history[0]
 
-    def test_weights_survive_a_file(self, name, tmp_path):
-        model = build(name)
-        learn(model, images_of(2), targets_of(2, classes_of(5)))  # moves the norms' statistics
-        save_file(model.state_dict(), tmp_path / "model.safetensors")
-        torch.manual_seed(1)
-        other = MODELS[name].build(classes=classes_of(5), encoder="test_resnet", weights="none", channels=16)
-        other.load_state_dict(load_file(tmp_path / "model.safetensors"))
-        images = images_of(2, seed=1)
-        ours, theirs = model.eval()(images), other.eval()(images)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-        assert all(same(a, b) for a, b in zip(predict(model, images), predict(other, images), strict=True))
-
-    def test_all_that_it_keeps_are_tensors(self, name):
-        state = build(name).state_dict()
-        assert all(isinstance(value, Tensor) for value in state.values())
-        pointers = [value.data_ptr() for value in state.values() if value.numel()]
-        assert len(set(pointers)) == len(pointers)  # safetensors stores no shared memory
-
-    def test_evaluation_is_deterministic_and_leaves_no_trace(self, name):
-        model = build(name)
-        before = {key: value.clone() for key, value in model.state_dict().items()}
-        torch.manual_seed(1)
-        first = predict(model, images_of(2))
-        torch.manual_seed(2)
-        second = predict(model, images_of(2))
-        assert all(same(a, b) for a, b in zip(first, second, strict=True))
-        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-
-    def test_a_prediction_is_its_own_image_s(self, name):
-        model = build(name).eval()
-        with torch.inference_mode():
-            outputs = model(images_of(2))
-            both = model.predict(outputs, [(SIZE, SIZE)] * 2)
-            alone = model.predict({key: value[1:] for key, value in outputs.items()}, [(SIZE, SIZE)])
-        assert same(both[1], alone[0])
-
     def test_losses_are_float32_in_mixed_precision_too(self, name):
         model, images, targets = build(name), images_of(2), targets_of(2, classes_of(5))
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -237,7 +288,13 @@ def test_right_scores_are_the_truth(name):
         assert np.array_equal(prediction.semantic, labels[:, :50].numpy())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in LEARNING if name not in OWN_ENCODER])
 def test_encoders_that_start_at_stride_4_serve(name):
-    model = MODELS[name].build(classes=classes_of(5), encoder="test_convnext", weights="none", channels=16)
+    model = build(name, encoder="test_convnext")
     learn(model, images_of(2), targets_of(2, classes_of(5)))
+
+
+@pytest.mark.parametrize("name", [name for name in OWN_ENCODER if name in MODELS])
+def test_who_has_no_choice_of_encoder_says_so(name):
+    with pytest.raises(ConfigError, match=r"model\.encoder: (.|\n)*set model\.encoder: paper"):
+        build(name, encoder="resnet18")
