@@ -22,7 +22,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
@@ -101,9 +101,13 @@ class MaskRCNN(SegmentationModel):
         features = self.encoder(images)
         pyramid = self.fpn({name: features[i] for name, i in zip(POOLED, self.levels, strict=True)})
         pyramid["p6"] = pyramid.pop("pool")
-        objectness, deltas = concat_box_prediction_layers(*self.rpn.head(list(pyramid.values())))
-        batch = len(images)
-        return {**pyramid, "objectness": objectness.view(batch, -1), "deltas": deltas.view(batch, -1, 4)}
+        heads = self.rpn.head(list(pyramid.values()))
+        objectness, deltas = ([level.permute(0, 2, 3, 1).flatten(1) for level in levels] for levels in heads)
+        return {
+            **pyramid,
+            "objectness": torch.cat(objectness, dim=1),
+            "deltas": torch.cat(deltas, dim=1).unflatten(1, (-1, 4)),
+        }
 
     def losses(self, outputs: Outputs, targets: Targets, pixel_loss: PixelLoss) -> dict[str, Tensor]:
         anchors = self._anchors(outputs)
