@@ -26,9 +26,14 @@ def run(params: Params, paths: Paths) -> Summary:
     from pipelines.data.shards import ShardReader
     from pipelines.evaluation.evaluator import score
     from pipelines.inference import package
+    from pipelines.inference.options import Inference
     from pipelines.reporting import cases, plots, report
 
-    predictor = package.load(paths.of("train"), device="cuda" if torch.cuda.is_available() else "cpu")
+    predictor = package.load(
+        paths.of("train"),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        inference=Inference.of(params.evaluate.inference.model_dump()),
+    )
     reader = ShardReader(paths.of("ingest"), params.evaluate.split)
     manifest, history = reader.manifest, read_history(paths.of("train") / "history.csv")
     check(params, predictor.task, predictor.classes, manifest)
@@ -68,7 +73,12 @@ def run(params: Params, paths: Paths) -> Summary:
     dataset = {"hash": manifest.hash, "split": params.evaluate.split, "images": len(reader)}
     files.write_json(
         paths.out / "metrics.json",
-        {**metrics, "dataset": dataset, "weights": predictor.description["weights"]["sha256"]},
+        {
+            **metrics,
+            "dataset": dataset,
+            "inference": predictor.inference.to_json(),
+            "weights": predictor.description["weights"]["sha256"],
+        },
     )
     headlines = {HEADLINE[view]: values[HEADLINE[view]] for view, values in metrics.items()}
     return {name: "undefined" if value is None else f"{value:.4f}" for name, value in headlines.items()}

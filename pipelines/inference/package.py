@@ -13,12 +13,13 @@ from torch import nn
 from pipelines import files
 from pipelines.data.schema import ClassInfo
 from pipelines.errors import DataError
+from pipelines.inference.options import Inference
 from pipelines.inference.predictor import Predictor
 from pipelines.models import MODELS
 from pipelines.models.contract import Classes, SegmentationModel
 from pipelines.pixels import Pixels
 
-WEIGHTS, DESCRIPTION, VERSION = "model.safetensors", "model.json", 1
+WEIGHTS, DESCRIPTION, INFERENCE, VERSION = "model.safetensors", "model.json", "inference.json", 1
 
 
 def build(task: str, model: Mapping[str, Any], classes: tuple[ClassInfo, ...], pixels: Pixels) -> SegmentationModel:
@@ -75,9 +76,14 @@ def describe(folder: Path) -> dict[str, Any]:
     return description
 
 
-def load(folder: Path, *, device: str = "cpu") -> Predictor:
-    """Rebuild the model; its weights are believed only when their hash is the one that was written."""
+def load(folder: Path, *, device: str = "cpu", inference: Inference | None = None) -> Predictor:
+    """Rebuild the model; its weights are believed only when their hash is the one that was written.
+
+    Without `inference` it is asked as it was registered, plainly if it was not.
+    """
     description = describe(folder)
+    if inference is None:
+        inference = _registered(folder / INFERENCE)
     path, wanted = folder / WEIGHTS, description["weights"]["sha256"]
     if not path.is_file():
         raise DataError(f"{path} is missing", do="train again: dvc repro --force train")
@@ -93,4 +99,13 @@ def load(folder: Path, *, device: str = "cpu") -> Predictor:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError) as error:
         raise DataError(f"{path} does not fit the model that {DESCRIPTION} describes: {error}") from None
-    return Predictor(model, description, device)
+    return Predictor(model, description, device, inference)
+
+
+def _registered(path: Path) -> Inference:
+    try:
+        return Inference.of(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return Inference()
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: {error!r}", do="register the model again") from None

@@ -17,6 +17,7 @@ from PIL import Image
 import pipelines
 from pipelines import files, inference
 from pipelines.inference import package
+from pipelines.inference.options import Inference
 
 CARD = "README.md"
 # What the loaded model imports; a test loads one where everything else is refused.
@@ -48,6 +49,7 @@ def write(
     source: Path,
     card: str,
     metrics: Path,
+    asked: Inference,
     model_id: str,
     run_id: str,
     about: dict[str, Any],
@@ -60,6 +62,8 @@ def write(
         for name in (package.WEIGHTS, package.DESCRIPTION):
             shutil.copyfile(source / name, here / name)  # DVC may have them as links, which MLflow refuses
         shutil.copyfile(metrics, here / metrics.name)
+        if not asked.plain:
+            files.write_json(here / package.INFERENCE, asked.to_json())
         save_model(
             folder,
             python_model=Path(inference.__file__).with_name("pyfunc.py"),

@@ -16,6 +16,7 @@ from pipelines.data.shards import ShardReader
 from pipelines.errors import DataError, InputError
 from pipelines.evaluation.evaluator import evaluate
 from pipelines.inference import package
+from pipelines.inference.options import Inference
 from pipelines.inference.predictor import Predictor
 from pipelines.progress import Progress
 from pipelines.promotion import number
@@ -33,10 +34,16 @@ class Candidate:
     measured: Path  # metrics.json
     metrics: Mapping[str, Any]  # {"panoptic": {"pq": ...}, ...}
     dataset: Mapping[str, Any]  # that the metrics were measured on: hash, split, images
+    inference: Inference  # how it was asked for them
 
     @property
     def weights(self) -> str:
         return str(self.description["weights"]["sha256"])
+
+    @property
+    def identity(self) -> str:
+        """The same weights, asked in another way, are another version."""
+        return self.inference.identify(self.weights)
 
     @property
     def classes(self) -> list[tuple[str, bool]]:
@@ -67,13 +74,16 @@ def read(train: Path, evaluated: Path, *, task: str) -> Candidate:
         metrics = json.loads(path.read_text(encoding="utf-8"))
         about, weights = metrics.pop("dataset"), metrics.pop("weights")
         dataset = {key: about[key] for key in ("hash", "split", "images")}
+        inference = Inference.of(metrics.pop("inference", None))
     except FileNotFoundError:
         raise DataError(f"{path} is missing: the model was not measured", do="dvc repro evaluate") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged: {error!r}", do="measure again: dvc repro --force evaluate") from None
     if weights != description["weights"]["sha256"]:
         raise DataError(f"{path} was measured with other weights than {train} holds", do="dvc repro evaluate")
-    return Candidate(folder=train, description=description, measured=path, metrics=metrics, dataset=dataset)
+    return Candidate(
+        folder=train, description=description, measured=path, metrics=metrics, dataset=dataset, inference=inference
+    )
 
 
 def training_run(server: Server, root: Path, candidate: Candidate) -> Run:
@@ -90,7 +100,7 @@ def training_run(server: Server, root: Path, candidate: Candidate) -> Run:
 
 def publish_once(registry: Registry, run: Run, root: Path, candidate: Candidate) -> int:
     """The version of these weights, made if there is none, with what it was measured to reach."""
-    version = registry.holding(candidate.weights)
+    version = registry.holding(candidate.identity)
     if version is None:
         version = _create(registry, run, root, candidate)
     key, reached = _key(candidate.dataset), json.dumps(_headline(candidate.metrics))
@@ -169,7 +179,7 @@ def _create(registry: Registry, run: Run, root: Path, candidate: Candidate) -> i
         description=description,
         metrics={**candidate.metrics, "dataset": candidate.dataset},
         commit=about["maskline.git.commit"] + changed,
-        weights=candidate.weights,
+        weights=candidate.identity,
     )
 
     def write(folder: Path, model_id: str) -> None:
@@ -178,15 +188,16 @@ def _create(registry: Registry, run: Run, root: Path, candidate: Candidate) -> i
             source=candidate.folder,
             card=text,
             metrics=candidate.measured,
+            asked=candidate.inference,
             model_id=model_id,
             run_id=run.id,
-            about={**about, WEIGHTS: candidate.weights},
+            about={**about, WEIGHTS: candidate.identity},
         )
 
     return registry.create(
         write,
         run=run,
-        weights=candidate.weights,
+        weights=candidate.identity,
         tags=about,
         params=description["parameters"],
         description=card.shorten(text),
@@ -204,7 +215,7 @@ def _load(registry: Registry, version: int, candidate: Candidate, folder: Path) 
         predictor = package.load(registry.download(version, "artifacts/package", folder), device=device)
     except InputError as error:
         return f"{who} cannot be loaded ({str(error).splitlines()[0]}): restore its files, {elsewhere}"
-    if predictor.description["weights"]["sha256"] != registered:
+    if predictor.inference.identify(predictor.description["weights"]["sha256"]) != registered:
         return f"{who} has not the weights that were registered: restore its files, {elsewhere}"
     if (known := _classes(predictor.description)) != candidate.classes:
         names = (", ".join(name for name, _ in classes) for classes in (known, candidate.classes))
