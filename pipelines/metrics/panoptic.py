@@ -13,6 +13,7 @@ import numpy as np
 
 from pipelines.data.prediction import Panoptic
 from pipelines.metrics import runs
+from pipelines.metrics.ratios import mean, plain, ratio
 
 # An IoU in (1/2, 1] is a whole multiple of this float64 spacing, so IoUs are summed as integers, without rounding.
 UNIT = 2**53
@@ -60,24 +61,19 @@ class PanopticMetrics:
         self._fn += other._fn
         self._iou = [a + b for a, b in zip(self._iou, other._iou, strict=True)]
 
+    @property
+    def totals(self) -> np.ndarray:
+        """float64[n, 4]: each class's matches, inventions, misses, and the sum of the matches' IoU."""
+        iou = [iou / UNIT for iou in self._iou]
+        return np.stack([self._tp, self._fp, self._fn, iou], axis=-1)
+
     def compute(self) -> dict[str, Any]:
         """PQ, SQ and RQ of each class (None if neither truth nor prediction has it) and their means over the rest."""
-        weight = self._tp + self._fp / 2 + self._fn / 2
-        per_class: dict[str, dict[str, float | None]] = {"pq": {}, "sq": {}, "rq": {}}
-        for c, name in enumerate(self.names):
-            tp, iou = int(self._tp[c]), self._iou[c] / UNIT
-            seen = weight[c] > 0
-            per_class["pq"][name] = float(iou / weight[c]) if seen else None
-            per_class["sq"][name] = (iou / tp if tp else 0.0) if seen else None
-            per_class["rq"][name] = float(tp / weight[c]) if seen else None
-        things = [self.names[c] for c in self.things]
-        groups = {"": self.names, "_things": things, "_stuff": [n for n in self.names if n not in things]}
-        means = {
-            f"{key}{suffix}": _mean([values[name] for name in group])
-            for suffix, group in groups.items()
-            for key, values in per_class.items()
-        }
-        return {**means, **{f"{key}_per_class": values for key, values in per_class.items()}}
+        found = scores(self.totals, self.things)
+        return {name: self._by_name(values) if values.ndim else plain(values) for name, values in found.items()}
+
+    def _by_name(self, values: np.ndarray) -> dict[str, float | None]:
+        return {n: plain(v) for n, v in zip(self.names, values, strict=True)}
 
     def _check(self, truth: Panoptic, predicted: Panoptic) -> None:
         if truth.ids.shape != predicted.ids.shape:
@@ -86,6 +82,22 @@ class PanopticMetrics:
         strange = np.unique(labels[(labels < 0) | (labels >= len(self.names))])
         if strange.size:
             raise ValueError(f"class ids {strange.tolist()} with {len(self.names)} classes")
+
+
+def scores(totals: np.ndarray, things: Sequence[int]) -> dict[str, np.ndarray]:
+    """[..., n, 4] as `PanopticMetrics.totals` -> each score as float64[...], by class [..., n]; NaN is undefined."""
+    tp, fp, fn, iou = np.moveaxis(totals, -1, 0)
+    weight = tp + fp / 2 + fn / 2
+    matched = np.where((tp == 0) & (weight > 0), 0.0, ratio(iou, tp))  # seen and never matched is 0, not undefined
+    per_class = {"pq": ratio(iou, weight), "sq": matched, "rq": ratio(tp, weight)}
+    stuff = [c for c in range(totals.shape[-2]) if c not in things]
+    groups = {"": slice(None), "_things": list(things), "_stuff": stuff}
+    means = {
+        f"{key}{suffix}": mean(values[..., group])
+        for suffix, group in groups.items()
+        for key, values in per_class.items()
+    }
+    return {**means, **{f"{key}_per_class": values for key, values in per_class.items()}}
 
 
 def _pairs(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -113,8 +125,3 @@ def _last_crowd(labels: np.ndarray, crowd: np.ndarray, classes: int) -> np.ndarr
     ids = np.flatnonzero(crowd)
     last[labels[ids]] = ids
     return last
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    valid = [v for v in values if v is not None]
-    return sum(valid) / len(valid) if valid else None

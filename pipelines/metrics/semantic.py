@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from pipelines.data.schema import IGNORE
+from pipelines.metrics.ratios import mean, plain, ratio
 
 # OpenCV counts in float32, which is exact up to here.
 EXACT = 1 << 24
@@ -55,24 +56,35 @@ class SemanticMetrics:
             raise ValueError(f"cannot merge metrics of {other.names} into {self.names}")
         self._counts += other._counts
 
+    @property
+    def totals(self) -> np.ndarray:
+        """int64[n, 3]: the pixels of each class that are right, true, predicted."""
+        right, true = np.diagonal(self._counts), self._counts.sum(axis=1)
+        return np.stack([right, true, self._counts[:, :-1].sum(axis=0)], axis=-1)
+
     def compute(self) -> dict[str, Any]:
-        true, predicted = self._counts.sum(axis=1), self._counts[:, :-1].sum(axis=0)
-        hits = np.diagonal(self._counts)
-        iou, accuracy = _ratio(hits, true + predicted - hits), _ratio(hits, true)
-        total = true.sum()
-        return {
-            "miou": _mean(iou),
-            "pixel_accuracy": float(hits.sum() / total) if total else None,
-            "mean_accuracy": _mean(accuracy),
-            # A class that is never true weighs nothing, whatever its IoU.
-            "frequency_weighted_iou": float(np.nansum(iou * true) / total) if total else None,
-            "dice": _mean(_ratio(2 * hits, true + predicted)),
-            "iou": self._by_name(iou),
-            "accuracy": self._by_name(accuracy),
-        }
+        found = scores(self.totals)
+        return {name: self._by_name(values) if values.ndim else plain(values) for name, values in found.items()}
 
     def _by_name(self, values: np.ndarray) -> dict[str, float | None]:
-        return {n: None if np.isnan(v) else v for n, v in zip(self.names, values.tolist(), strict=True)}
+        return {n: plain(v) for n, v in zip(self.names, values, strict=True)}
+
+
+def scores(totals: np.ndarray) -> dict[str, np.ndarray]:
+    """[..., n, 3] as `SemanticMetrics.totals` -> each score as float64[...], by class [..., n]; NaN is undefined."""
+    right, true, predicted = np.moveaxis(totals, -1, 0)
+    iou, accuracy = ratio(right, true + predicted - right), ratio(right, true)
+    pixels = true.sum(axis=-1)
+    return {
+        "miou": mean(iou),
+        "pixel_accuracy": ratio(right.sum(axis=-1), pixels),
+        "mean_accuracy": mean(accuracy),
+        # A class that is never true weighs nothing, whatever its IoU.
+        "frequency_weighted_iou": ratio(np.nansum(iou * true, axis=-1), pixels),
+        "dice": mean(ratio(2 * right, true + predicted)),
+        "iou": iou,
+        "accuracy": accuracy,
+    }
 
 
 def _bytes(labels: np.ndarray, what: str) -> np.ndarray:
@@ -92,16 +104,3 @@ def _histogram(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         maps = [truth[i : i + EXACT], predicted[i : i + EXACT]]
         counts += cv2.calcHist(maps, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
     return counts
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """NaN where there is nothing to divide by."""
-    ratio = np.full(part.shape, np.nan)
-    np.divide(part, whole, out=ratio, where=whole > 0)
-    return ratio
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """Of the defined values."""
-    valid = values[~np.isnan(values)]
-    return float(valid.mean()) if valid.size else None
