@@ -49,14 +49,22 @@ class ImagePooling(nn.Module):
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling (DeepLab v3, arXiv 1706.05587), its atrous convolutions separable as in v3+."""
+    """Atrous spatial pyramid pooling (DeepLab v3, arXiv 1706.05587); its atrous convolutions are `atrous`: dense as
+    there, or separable as in v3+."""
 
-    def __init__(self, inputs: int, outputs: int, *, rates: tuple[int, ...]):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        rates: tuple[int, ...],
+        atrous: type[ConvNormAct] | type[SeparableConv] = SeparableConv,
+    ):
         super().__init__()
         self.branches = nn.ModuleList(
             [
                 ConvNormAct(inputs, outputs, 1),
-                *(SeparableConv(inputs, outputs, dilation=rate) for rate in rates),
+                *(atrous(inputs, outputs, dilation=rate) for rate in rates),
                 ImagePooling(inputs, outputs),
             ]
         )
@@ -65,3 +73,11 @@ class ASPP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         projected: Tensor = self.project(torch.cat([branch(x) for branch in self.branches], dim=1))
         return projected
+
+
+class FCNHead(nn.Sequential):
+    """A small classifier on an inner stage, which only helps to train (PSPNet, arXiv 1612.01105, section 3.3)."""
+
+    def __init__(self, inputs: int, classes: int):
+        width = inputs // 4
+        super().__init__(ConvNormAct(inputs, width), nn.Dropout(0.1), nn.Conv2d(width, classes, 1))
