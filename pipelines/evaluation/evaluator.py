@@ -1,6 +1,8 @@
 """One evaluator for all tasks: the metrics that a task gives, and the pass over a split that fills them."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -10,6 +12,10 @@ from pipelines.data import panoptic
 from pipelines.data.prediction import Prediction
 from pipelines.data.schema import ClassInfo, Record
 from pipelines.loading.batch import decode
+from pipelines.metrics import bootstrap, boundary, semantic
+from pipelines.metrics import panoptic as quality
+from pipelines.metrics.boundary import BoundaryMetrics
+from pipelines.metrics.calibration import CalibrationMetrics
 from pipelines.metrics.instance import InstanceMetrics
 from pipelines.metrics.panoptic import PanopticMetrics
 from pipelines.metrics.semantic import SemanticMetrics
@@ -39,38 +45,65 @@ class Predicts(Protocol):
     def predict(self, images: list[np.ndarray], /) -> list[Prediction]: ...
 
 
-class Evaluator:
-    """Metrics of the views that `task` gives; `None` for the others."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Detail:
+    """What an evaluation measures and the validation of each epoch does not: it takes time, or memory per image."""
 
-    def __init__(self, *, task: str, classes: Sequence[ClassInfo]):
-        self.task, self.classes = task, tuple(classes)
+    boundary: float  # boundary F1's tolerance, a fraction of the image's diagonal
+    resamples: int  # of the images, for confidence intervals; 0 gives none
+    seed: int
+
+
+class Evaluator:
+    """Metrics of the views that `task` gives, `None` for the others; with `detail` also the semantic view's boundaries
+    and calibration, and each image's own sums."""
+
+    def __init__(self, *, task: str, classes: Sequence[ClassInfo], detail: Detail | None = None):
+        self.task, self.classes, self.detail = task, tuple(classes), detail
         self.things = tuple(i for i, c in enumerate(classes) if c.isthing)
         names, views = tuple(c.name for c in classes), VIEWS[task]
         self.semantic = SemanticMetrics(names) if "semantic" in views else None
         self.instance = InstanceMetrics(names, things=self.things) if "instance" in views else None
         self.panoptic = PanopticMetrics(names, things=self.things) if "panoptic" in views else None
+        detailed = detail if "semantic" in views else None
+        self.boundary = BoundaryMetrics(names, tolerance=detailed.boundary) if detailed else None
+        self.calibration = CalibrationMetrics() if detailed else None
+        # What each image has added to the metrics that are functions of sums: what resamples are made of.
+        self.images: dict[str, list[np.ndarray]] = {name: [] for name in self._totals()}
 
     def update(self, record: Record, prediction: Prediction) -> None:
+        before = self._totals()
         if self.semantic is not None:
-            self.semantic.update(record.semantic, _given(prediction.semantic, "semantic"))
+            labels = _given(prediction.semantic, "semantic")
+            self.semantic.update(record.semantic, labels)
+            if self.boundary is not None:
+                self.boundary.update(record.semantic, labels)
+            if self.calibration is not None and prediction.confidence is not None:
+                self.calibration.update(record.semantic, labels, prediction.confidence)
         if self.instance is not None:
             size = (record.height, record.width)
             self.instance.update(record.segments, size, _given(prediction.instances, "instance"))
         if self.panoptic is not None:
             self.panoptic.update(panoptic.truth(record, self.things), _given(prediction.panoptic, "panoptic"))
+        for name, totals in self._totals().items():
+            self.images[name].append(totals - before[name])
 
     def merge(self, other: "Evaluator") -> None:
         """Take in what another one has seen after this one."""
-        if self.semantic is not None and other.semantic is not None:
-            self.semantic.merge(other.semantic)
-        if self.instance is not None and other.instance is not None:
-            self.instance.merge(other.instance)
-        if self.panoptic is not None and other.panoptic is not None:
-            self.panoptic.merge(other.panoptic)
+        for mine, theirs in zip(self._accumulators(), other._accumulators(), strict=True):
+            mine.merge(theirs)
+        for name, images in other.images.items():
+            self.images[name] += images
 
     def compute(self) -> dict[str, dict[str, Any]]:
         """{"semantic": {"miou": ...}, "instance": {"ap": ...}, "panoptic": {"pq": ...}}: those that the task gives."""
-        return {view: metrics.compute() for view, metrics in self._held().items() if metrics is not None}
+        found = {view: metrics.compute() for view, metrics in self._held().items() if metrics is not None}
+        for more in (self.boundary, self.calibration):
+            if more is not None:
+                found["semantic"] |= more.compute()
+        for view, intervals in self._intervals().items():
+            found[view]["intervals"] = intervals
+        return found
 
     def headline(self) -> float | None:
         """The task's own metric; None where it is undefined, as the AP of images without a thing."""
@@ -80,6 +113,40 @@ class Evaluator:
     def _held(self) -> dict[str, SemanticMetrics | InstanceMetrics | PanopticMetrics | None]:
         return {"semantic": self.semantic, "instance": self.instance, "panoptic": self.panoptic}
 
+    def _accumulators(self) -> list[Any]:
+        return [m for m in (*self._held().values(), self.boundary, self.calibration) if m is not None]
+
+    def _totals(self) -> dict[str, np.ndarray]:
+        """By metric, the sums over all images so far."""
+        metrics = {"semantic": self.semantic, "boundary": self.boundary, "panoptic": self.panoptic}
+        return {name: m.totals for name, m in metrics.items() if m is not None} if self.detail else {}
+
+    def _intervals(self) -> dict[str, dict[str, Any]]:
+        """By view, [low, high] of each score that is a function of sums over images: all but AP and the calibration's.
+
+        One image alone says nothing of how others would differ.
+        """
+        scores: dict[str, tuple[str, bootstrap.Scores]] = {
+            "semantic": ("semantic", semantic.scores),
+            "boundary": ("semantic", boundary.scores),
+            "panoptic": ("panoptic", partial(quality.scores, things=self.things)),
+        }
+        found: dict[str, dict[str, Any]] = {}
+        for name, images in self.images.items():
+            if self.detail is not None and self.detail.resamples and len(images) > 1:
+                view, function = scores[name]
+                draws = {"resamples": self.detail.resamples, "seed": self.detail.seed}
+                replicates = bootstrap.replicates(np.stack(images), function, **draws)
+                named = {score: self._named(bootstrap.interval(values)) for score, values in replicates.items()}
+                found.setdefault(view, {}).update(named)
+        return found
+
+    def _named(self, interval: np.ndarray) -> Any:
+        """[2] -> [low, high]; [classes, 2] -> the same by class; None where there is none."""
+        if interval.ndim > 1:
+            return {c.name: self._named(row) for c, row in zip(self.classes, interval, strict=True)}
+        return None if np.isnan(interval[0]) else interval.tolist()
+
 
 def score(
     predictor: Predicts,
@@ -87,6 +154,7 @@ def score(
     *,
     batch_size: int,
     indices: Iterable[int] | None = None,
+    detail: Detail | None = None,
     progress: Progress | None = None,
     on_image: OnImage | None = None,
 ) -> Evaluator:
@@ -94,12 +162,12 @@ def score(
 
     `on_image` is told each image's index, record, and headline metric on its own.
     """
-    evaluator = Evaluator(task=predictor.task, classes=predictor.classes)
-    done = 0
+    empty = partial(Evaluator, task=predictor.task, classes=predictor.classes, detail=detail)
+    evaluator, done = empty(), 0
     for batch in _batches(reader, range(len(reader)) if indices is None else indices, batch_size):
         predictions = predictor.predict([decode(record) for _, record in batch])
         for (index, record), prediction in zip(batch, predictions, strict=True):
-            alone = Evaluator(task=predictor.task, classes=predictor.classes)
+            alone = empty()
             alone.update(record, prediction)
             evaluator.merge(alone)
             if on_image is not None:

@@ -90,8 +90,8 @@ def scores(totals: np.ndarray, things: Sequence[int]) -> dict[str, np.ndarray]:
     weight = tp + fp / 2 + fn / 2
     matched = np.where((tp == 0) & (weight > 0), 0.0, ratio(iou, tp))  # seen and never matched is 0, not undefined
     per_class = {"pq": ratio(iou, weight), "sq": matched, "rq": ratio(tp, weight)}
-    stuff = [c for c in range(totals.shape[-2]) if c not in things]
-    groups = {"": slice(None), "_things": list(things), "_stuff": stuff}
+    all_classes = range(totals.shape[-2])
+    groups = {"": list(all_classes), "_things": list(things), "_stuff": [c for c in all_classes if c not in things]}
     means = {
         f"{key}{suffix}": mean(values[..., group])
         for suffix, group in groups.items()
