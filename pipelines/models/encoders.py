@@ -1,10 +1,12 @@
 """Encoders: any timm feature extractor, as a list of feature maps with known strides."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.models import FeatureListNet
 from torch import Tensor, nn
 
 from pipelines.errors import ConfigError, did_you_mean
@@ -35,6 +37,20 @@ class Encoder(nn.Module):
         features: list[Tensor] = self.body(images)
         return features
 
+    def finest(self, images: Tensor, count: int) -> list[Tensor]:
+        """The first `count` feature maps; of a body that is a plain sequence, the layers behind them are not run."""
+        if count == len(self.reductions) or not isinstance(self.body, FeatureListNet) or self.body.concat:
+            everything: list[Tensor] = self(images)
+            return everything[:count]
+        features, x = [], images
+        for name, layer in self.body.items():
+            x = layer(x)
+            if name in self.body.return_layers:
+                features.append(x)
+            if len(features) == count:
+                break
+        return features
+
     def at(self, reduction: int) -> int:
         """The position of the deepest feature map whose stride is `reduction`."""
         if reduction not in self.reductions:
@@ -56,18 +72,30 @@ def build(name: str, weights: str, *, paper: str, output_stride: int = 32, in_ch
     if not timm.is_model(name.split(".")[0]):
         known = timm.list_models()
         raise ConfigError(f"model.encoder: timm has no '{name}'{did_you_mean(name, known)}", do=SUGGESTED)
-    options = {"in_chans": in_channels} | ({} if output_stride == 32 else {"output_stride": output_stride})
+    options = {"features_only": True, "in_chans": in_channels}
+    options |= {} if output_stride == 32 else {"output_stride": output_stride}
     body = _create(name, weights == "imagenet", options)
     encoder = Encoder(name, body, body.feature_info.channels(), body.feature_info.reduction())
     _probe(encoder, in_channels)
     if weights not in ("none", "imagenet"):
-        _load(body, Path(weights))
+        _fill(body, _read(Path(weights)), weights)
     return encoder
 
 
-def _create(name: str, pretrained: bool, options: dict[str, int]) -> Any:
+def load(layers: Mapping[str, nn.Module], name: str, weights: str, *, in_channels: int = 3) -> None:
+    """Fill layers that are not of an encoder of timm's with the weights that timm's `name` has under the same names."""
+    if weights == "none":
+        return
+    if weights == "imagenet":
+        found = {_plain(k): v for k, v in _create(name, True, {"in_chans": in_channels}).state_dict().items()}
+    else:
+        found = _read(Path(weights))
+    _fill(nn.ModuleDict({_plain(k): v for k, v in layers.items()}), found, weights)
+
+
+def _create(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+        return timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError, OSError) as error:
         # Which of the two it was shows once the weights are left out; their download has many ways to fail.
         if pretrained and _create(name, False, options):
@@ -105,26 +133,28 @@ def _probe(encoder: Encoder, in_channels: int) -> None:
         )
 
 
-def _load(body: nn.Module, path: Path) -> None:
+def _read(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if path.suffix != ".safetensors" or not path.is_file():
         raise ConfigError(f"model.weights: '{path}' is not a .safetensors file", do="name one, or say none or imagenet")
     try:
-        found = {_plain(k): v for k, v in load_file(path).items()}
+        return {_plain(k): v for k, v in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"model.weights: {path} cannot be read: {error}") from None
-    wanted = body.state_dict()
-    missing = [
-        k for k, v in wanted.items() if _plain(k) not in found or found[_plain(k)].shape != v.shape
-    ]  # a classifier head that the encoder lacks is fine, a layer without weights is not
+
+
+def _fill(module: nn.Module, found: dict[str, Tensor], weights: str) -> None:
+    """What is found beside it, such as a classifier that an encoder lacks, is fine; a layer without weights is not."""
+    wanted = module.state_dict()
+    missing = [k for k, v in wanted.items() if _plain(k) not in found or found[_plain(k)].shape != v.shape]
     if missing:
         raise ConfigError(
-            f"model.weights: {path} does not fit the encoder",
+            f"model.weights: {weights} does not fit the encoder",
             [f"missing or of another shape: {k}" for k in missing[:5]],
         )
-    body.load_state_dict({k: found[_plain(k)] for k in wanted})
+    module.load_state_dict({k: found[_plain(k)] for k in wanted})
 
 
 def _plain(key: str) -> str:
