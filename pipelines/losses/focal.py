@@ -16,9 +16,9 @@ from pipelines.targets import Targets
 def focal(logits: Tensor, targets: Targets, *, class_weights: Tensor | None = None, gamma: float) -> Tensor:
     logits, labels = logits.float(), targets.semantic
     entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-    # log(1 - p) from the other classes' logits: 1 - p itself rounds to 0 for a confident pixel, where the power's
-    # slope is infinite for gamma < 1.
+    # log(1 - p) from the other classes' p: 1 - p itself rounds to 0 for a confident pixel, where the power's slope is
+    # infinite for gamma < 1.
     true = labels.where(labels != IGNORE, 0).unsqueeze(1)
-    others = logits.scatter(1, true, torch.finfo(logits.dtype).min)
-    doubt = others.logsumexp(dim=1) - logits.logsumexp(dim=1)
+    others = logits.log_softmax(dim=1).scatter(1, true, torch.finfo(logits.dtype).min)
+    doubt = others.logsumexp(dim=1)
     return weighted_mean((gamma * doubt).exp() * entropy, labels, class_weights)

@@ -1,6 +1,7 @@
 """Every loss against a formula of its own in float64, and gradients against finite differences of that formula."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ PARAMS = config.get(config.read(Path(__file__).parents[2] / "params.yaml"), "los
 
 
 class Pixels:
-    """The labelled pixels of a batch in float64: logits, p[n, c], labels y[n], border[n], and what each class weighs."""
+    """The labelled pixels of a batch in float64: logits and p[n, c], labels y[n], border[n], what each class weighs."""
 
     def __init__(self, logits: np.ndarray, labels: np.ndarray, border: np.ndarray, weights: list[float] | None):
         known = labels.ravel() != IGNORE
@@ -117,9 +118,7 @@ def lovasz(pixels: Pixels) -> float:
     def extension(p: np.ndarray, g: np.ndarray) -> float:
         errors = np.abs(g - p)
         steps = np.unique([0.0, *errors])
-        return sum(
-            (high - low) * jaccard_of(errors >= high, g) for low, high in zip(steps[:-1], steps[1:], strict=True)
-        )
+        return sum((high - low) * jaccard_of(errors >= high, g) for low, high in pairwise(steps))
 
     return pixels.per_class(extension)
 

@@ -31,10 +31,10 @@ def monai(loss: Any) -> Reference:
 
 
 def focal(gamma: float, weights: Tensor | None) -> Reference:
-    """MONAI's mean is over classes too, and does not divide by the weights."""
+    """MONAI's "sum" is over the classes, of means over the pixels; they are not divided by the weights."""
     loss = FocalLoss(use_softmax=True, to_onehot_y=True, gamma=gamma, weight=weights, reduction="sum")
     return lambda logits, labels: (
-        loss(logits, labels.unsqueeze(1)) / (weights[labels].sum() if weights is not None else labels.numel())
+        loss(logits, labels.unsqueeze(1)) / (weights[labels].mean() if weights is not None else 1)
     )
 
 
@@ -93,4 +93,6 @@ def test_ours_is_theirs(name, options, weights, reference, scale):
     (their_gradient,) = torch.autograd.grad(theirs, logits)
 
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
-    np.testing.assert_allclose(ours_gradient, their_gradient, rtol=1e-4, atol=1e-5 * their_gradient.abs().max().item())
+    # To the largest component: smp's Lovász takes differences of numbers near 1 in float32, which costs it digits.
+    bound = {"lovasz": 1e-4}.get(name, 1e-5) * their_gradient.abs().max().item()
+    np.testing.assert_allclose(ours_gradient, their_gradient, rtol=0, atol=bound)
