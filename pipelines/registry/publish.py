@@ -29,6 +29,7 @@ REQUIREMENTS = (
     "pillow",
     "pyyaml",
     "safetensors",
+    "scikit-image",
     "timm",
     "torch",
     "torchvision",

@@ -18,15 +18,17 @@ from pipelines.errors import DataError
 from pipelines.inference import package
 from pipelines.inference.predictor import Predictor
 from pipelines.models import MODELS
+from pipelines.pixels import Pixels
 
 ENCODER = "test_resnet.r160_in1k"
+PIXELS = Pixels.of([0.5] * 3, [0.25] * 3)
+NAMES = ("unet", "mask_rcnn", "panoptic_deeplab")  # of each task one: what a package asks of a model is the contract's
 
 
 def built(name: str) -> torch.nn.Module:
     torch.manual_seed(1)
-    model = package.build(
-        MODELS[name].task, {"name": name, "encoder": ENCODER, "channels": 16, "weights": "none"}, shapes.classes()
-    )
+    parameters = {"name": name, "encoder": ENCODER, "channels": 16, "weights": "none"}
+    model = package.build(MODELS[name].task, parameters, shapes.classes(), PIXELS)
     with torch.no_grad():  # batch norm's statistics and every parameter off their initial values
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.is_floating_point():
@@ -60,7 +62,7 @@ def assert_same(a: Prediction, b: Prediction) -> None:
         np.testing.assert_array_equal(a.panoptic.labels, b.panoptic.labels)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_loaded_computes_what_was_saved_bit_for_bit(name, dataset, tmp_path):
     model = built(name)
     package.save(tmp_path, model, description(name, dataset))
@@ -169,10 +171,10 @@ def test_weights_of_another_model_are_refused(saved, dataset):
 
 def test_a_model_of_another_task_is_refused():
     with pytest.raises(DataError, match="unet does the semantic task, not panoptic"):
-        package.build("panoptic", {"name": "unet", "encoder": ENCODER, "channels": 16}, shapes.classes())
+        package.build("panoptic", {"name": "unet", "encoder": ENCODER, "channels": 16}, shapes.classes(), PIXELS)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_image_gets_a_prediction_of_its_own_size(name, dataset):
     predictor = Predictor(built(name), description(name, dataset))
     sizes = [(40, 72), (64, 64), (33, 31)]

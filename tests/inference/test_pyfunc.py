@@ -26,6 +26,8 @@ from pipelines.data.prediction import Instances, Panoptic, Prediction
 from pipelines.data.schema import ClassInfo
 from pipelines.errors import DataError
 from pipelines.inference import package, pyfunc
+from pipelines.inference.options import Inference
+from pipelines.pixels import Pixels
 from pipelines.registry import publish
 
 environment.prepare()
@@ -38,7 +40,7 @@ CLASSES = (
     ClassInfo(name="dog", color=(0, 90, 0), isthing=True),
 )
 MODELS = {
-    "semantic": {"name": "unet", "encoder": "unet", "channels": 8},
+    "semantic": {"name": "unet", "encoder": "paper", "channels": 8},
     "panoptic": {"name": "panoptic_deeplab", "encoder": "resnet10t", "channels": 16},
 }
 
@@ -46,7 +48,7 @@ MODELS = {
 def save(folder: Path, task: str) -> None:
     """Weights as drawn, with batch norms that have seen pictures: so its predictions have more than one class."""
     torch.manual_seed(0)
-    model = package.build(task, MODELS[task], CLASSES)
+    model = package.build(task, MODELS[task], CLASSES, Pixels.of([0.5] * 3, [0.5] * 3))
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
@@ -57,7 +59,10 @@ def save(folder: Path, task: str) -> None:
     package.save(folder, model, {**about, "dataset": {"name": "tiny", "hash": "d" * 64}, "parameters": {}, "epoch": 1})
 
 
-def published(folder: Path, task: str) -> Path:
+PLAIN = Inference()
+
+
+def published(folder: Path, task: str, asked: Inference = PLAIN) -> Path:
     save(folder / "train", task)
     (folder / "metrics.json").write_text('{"semantic": {"miou": NaN}}')  # as it is, whatever it holds
     publish.write(
@@ -65,6 +70,7 @@ def published(folder: Path, task: str) -> Path:
         source=folder / "train",
         card="# card",
         metrics=folder / "metrics.json",
+        asked=asked,
         model_id="m-1",
         run_id="r",
         about={"a": "b"},
@@ -118,6 +124,15 @@ def test_it_answers_as_the_predictor(folder: Path) -> None:
             order = np.argsort(-expected.instances.scores, kind="stable")
             assert np.array_equal(masks_of(row.instances), expected.instances.masks[order].tolist())
     assert len(np.unique(decode(answer.semantic[0]))) > 1
+
+
+def test_it_is_asked_as_it_was_measured(tmp_path: Path) -> None:
+    asked = Inference(flip=True, scales=(0.5, 1.0), tile=(32, 32), overlap=0.25)
+    folder, image = published(tmp_path, "semantic", asked), picture(3)
+    answer = mlflow.pyfunc.load_model(str(folder)).predict([encode(image)])
+    wanted = package.load(tmp_path / "train", inference=asked).predict([image])[0].semantic
+    assert np.array_equal(decode(answer.semantic[0]), wanted)
+    assert not np.array_equal(wanted, package.load(tmp_path / "train").predict([image])[0].semantic)
 
 
 def test_frames_lists_and_single_images_are_taken_alike(semantic: Path) -> None:

@@ -12,6 +12,7 @@ from pipelines.data import shards
 from pipelines.data.formats import shapes
 from pipelines.errors import DataError
 from pipelines.inference import package
+from pipelines.pixels import Pixels
 from pipelines.stage import Paths
 from stages import evaluate
 
@@ -49,7 +50,8 @@ def project(tmp_path, dataset):
             "dataset": {"name": manifest.name, "hash": manifest.hash},
             "epoch": 1,
         }
-        package.save(tmp_path / "results" / "train", package.build(task, model, classes), description)
+        pixels = Pixels.of(manifest.mean, manifest.std)
+        package.save(tmp_path / "results" / "train", package.build(task, model, classes, pixels), description)
         history = "epoch,train_loss,val_miou,val_pq,seconds\n0,2.5,0.1,0.1,3.0\n1,1.5,0.2,0.2,3.0\n"
         files.write_text(tmp_path / "results" / "train" / "history.csv", history)
         out = tmp_path / "results" / "evaluate"
@@ -69,7 +71,7 @@ def test_writes_what_it_promises(task, project, dataset):
     params, paths = project(task)
     summary = evaluate.run(params, paths)
     metrics = json.loads((paths.out / "metrics.json").read_text(), parse_constant=refuse_constants)
-    assert set(metrics) == VIEWS[task] | {"dataset", "weights"}
+    assert set(metrics) == VIEWS[task] | {"dataset", "inference", "weights"}
     manifest = shards.read_manifest(dataset)
     assert metrics["dataset"] == {"hash": manifest.hash, "split": "test", "images": 4}
     headlines = {"semantic": "miou", "instance": "ap", "panoptic": "pq"}

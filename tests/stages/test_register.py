@@ -24,6 +24,7 @@ from pipelines.data.shards import ShardReader, read_manifest, write
 from pipelines.errors import ConfigError, DataError, PromotionError
 from pipelines.evaluation.evaluator import evaluate
 from pipelines.inference import package
+from pipelines.pixels import Pixels
 from pipelines.promotion import Decision
 from pipelines.registry.versions import Registry
 from pipelines.stage import Paths
@@ -33,7 +34,7 @@ from stages import register
 environment.prepare()
 REPOSITORY = Path(__file__).parents[2]
 CLASSES = ("sky", "sea")
-MODEL = {"name": "unet", "encoder": "unet", "channels": 8}
+MODEL = {"name": "unet", "encoder": "paper", "channels": 8}
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Line:
             "epoch": 1,
         }
         folder = self.root / "results/train"
-        package.save(folder, package.build("semantic", MODEL, manifest.classes), about)
+        package.save(folder, package.build("semantic", MODEL, manifest.classes, Pixels.of([0.5] * 3, [0.5] * 3)), about)
         files.write_text(folder / "history.csv", "epoch,train_loss,val_miou\n0,1.5,\n1,1.25,0.5\n")
         return str(package.describe(folder)["weights"]["sha256"])
 
@@ -124,7 +125,7 @@ def png(pixels: np.ndarray) -> bytes:
 def params(name: str, **settings: Any) -> config.Params:
     raw = config.read(REPOSITORY / "params.yaml")
     section = {"name": f"it-{name}", "min_gain": 0.0, "floors": {"semantic.miou": 0.1, "panoptic.pq": 0.1}, **settings}
-    return config.parse({**raw, "task": "semantic", "model": {**MODEL, "weights": "none"}, "register": section})
+    return config.parse({**raw, "task": "semantic", "model": {**raw["model"], **MODEL}, "register": section})
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +179,19 @@ def test_the_same_weights_are_one_version(line: Line) -> None:
     assert line.versions()[1].tags == audit, "how it became champion is not forgotten"
     assert first["decision"]["rule"] == "first champion"
     assert verdict(line.add(1, 0.5)) == (1, True, "same weights", {"champion": 1, "challenger": 2})
+
+
+def test_the_same_weights_asked_in_another_way_are_another_version(line: Line) -> None:
+    line.add(1, 0.5)
+    flipped = {"tile": None, "overlap": 0.0, "context": 0, "scales": [1.0], "flip": True, "crf": None}
+    line.measure(0.6, inference=flipped)
+    assert verdict(line.register()) == (2, True, "gain", {"champion": 2})
+    registry = Registry(line.server, f"it-{line.name}-semantic", "")
+    assert package.load(registry.download(2, "artifacts/package", line.root / "second")).inference.flip
+    assert package.load(registry.download(1, "artifacts/package", line.root / "first")).inference.plain
+    assert verdict(line.register()) == (2, True, "same weights", {"champion": 2})
+    line.ingest(seed=9)
+    assert line.add(3, 0.0)["champion"]["how"] == "measured again"
 
 
 def test_a_model_that_is_measured_again_may_rise(line: Line) -> None:
@@ -379,7 +393,7 @@ def ends_with(line: Line, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     section = {"name": f"it-{line.name}", "min_gain": 0.0, "floors": {}}
     files.write_yaml(
         line.root / "params.yaml",
-        {**raw, "task": "semantic", "model": {**MODEL, "weights": "none"}, "register": section},
+        {**raw, "task": "semantic", "model": {**raw["model"], **MODEL}, "register": section},
     )
     yield run
     signal.signal(signal.SIGTERM, handler)
