@@ -13,7 +13,7 @@ export UV_NO_PROGRESS := 1
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install lock lint test test-all repro bench ui clean
+.PHONY: help install lock lint test test-all repro zoo bench ui clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -44,6 +44,9 @@ test-all: install  ## the slow ones too
 
 repro: install  ## from raw data to a registered model: runs what has changed
 	@dvc repro
+
+zoo: install    ## train the models of zoo.yaml on one dataset, and rank them: results/zoo/leaderboard.html
+	@python -m pipelines.leaderboard zoo.yaml
 
 bench: install  ## measure, and print tables
 	@for b in benchmarks/*.py; do python $$b || exit 1; done

@@ -8,6 +8,8 @@ from math import floor, log10
 
 from markupsafe import Markup, escape
 
+from pipelines.metrics.calibration import Bin
+
 Points = Sequence[tuple[float, float]]
 LABEL = 13  # pixels between the names of two lines
 
@@ -75,6 +77,74 @@ def histogram(values: Sequence[float], *, title: str, x: str, marks: Mapping[str
         share = i / max(len(marks) - 1, 1)
         parts.append(_text(left + share * span, base + 38, f"{name} {number(value)}", _anchor(share), "name"))
     return _svg(width, height, title, parts)
+
+
+def reliability(bins: Sequence[Bin]) -> Markup:
+    """What a model's own probabilities are worth: in each bin the share of pixels that is right, beside the diagonal on
+    which it would equal what the model said; below, the bins' shares of all pixels."""
+    side, left, top, strip = 260, 40, 22, 44
+    base, foot = top + side, top + side + 44 + strip
+    width, height = left + side + 12, foot + 20
+
+    def place(p: tuple[float, float]) -> tuple[float, float]:
+        return left + p[0] * side, base - p[1] * side
+
+    parts = [*_grid(place, (0, 1), (0, 1)), _text(left, 11, "share that is right", "start")]
+    most = max(b.share for b in bins)
+    for b in bins:
+        at, wide = left + b.low * side + 0.5, (b.high - b.low) * side - 1
+        (low, high), tall = sorted((b.accuracy, b.confidence)), max(b.share / most * strip, 1)
+        told = f"said {b.confidence:.1%}, right {b.accuracy:.1%}: {b.share:.2%} of the pixels"
+        parts.append(f"<g><title>{told}</title>")
+        parts.append(_bar("bar", at, base - low * side, wide, low * side))
+        parts.append(_bar("gap", at, base - high * side, wide, (high - low) * side))
+        parts.append(_bar("share", at, foot - tall, wide, tall) + "</g>")
+    parts.append(f'<line class="equal" x1="{left}" y1="{base}" x2="{left + side}" y2="{top}"/>')
+    parts.append(f'<line class="axis" x1="{left}" x2="{left + side}" y1="{foot}" y2="{foot}"/>')
+    parts.append(_text(left, foot - strip - 8, f"share of all pixels, up to {most:.0%}", "start"))
+    parts.append(_text(left + side, foot + 15, "probability of the predicted class", "end"))
+    return _svg(width, height, "Reliability: the share that is right, by the model's own probability", parts)
+
+
+def _bar(kind: str, x: float, y: float, width: float, height: float) -> str:
+    return f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"/>'
+
+
+def scatter(points: Sequence[tuple[str, float, float]], *, x: str, y: str) -> Markup:
+    """(name, cost on a scale of powers of ten, quality): a spot and its name each, and the line of those that no other
+    beats in both."""
+    width, height, left, right, top, bottom = 1080, 380, 44, 130, 14, 34
+    low, high = (f(p[1] for p in points) for f in (min, max))
+    low, high = (log10(low) - 0.05, log10(high) + 0.05) if high > low else (log10(low) - 0.5, log10(low) + 0.5)
+    bottom_y, top_y = _padded([p[2] for p in points])
+
+    def place(p: tuple[float, float]) -> tuple[float, float]:
+        u, v = (p[0] - low) / (high - low), (p[1] - bottom_y) / ((top_y - bottom_y) or 1)
+        return left + u * (width - left - right), height - bottom - v * (height - top - bottom)
+
+    parts = [_text(width - right, height - 4, x, "end"), _text(left + 4, top, y, "start")]
+    for value in _ticks(bottom_y, top_y, 5):
+        at = place((low, value))[1]
+        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(_text(left - 6, at + 4, f"{value:g}", "end", "tick"))
+    for value in (k * 10**power for power in range(floor(low), floor(high) + 1) for k in (1, 2, 5)):
+        if low <= log10(value) <= high:
+            at = place((log10(value), bottom_y))[0]
+            parts.append(_text(at, height - bottom + 16, f"{value:g}", "middle", "tick"))
+    unbeaten = sorted(p[1:] for p in points if not any(q[1] < p[1] and q[2] > p[2] for q in points))
+    line = " ".join("{:.1f},{:.1f}".format(*place((log10(cost), quality))) for cost, quality in unbeaten)
+    parts.append(f'<polyline class="front" points="{line}"/>')
+    taken: list[tuple[float, float]] = []
+    for name, cost, quality in sorted(points, key=lambda p: -p[2]):
+        u, v = place((log10(cost), quality))
+        told = f"{name}: {y} {number(quality)}, {number(cost)} {x}"
+        parts.append(f'<circle class="spot" cx="{u:.1f}" cy="{v:.1f}" r="4.5"><title>{escape(told)}</title></circle>')
+        at = v + 4
+        while any(abs(at - b) < LABEL - 1 and abs(u - a) < 7 * len(name) + 12 for a, b in taken):
+            at += 3
+        taken.append((u, at))
+        parts.append(_text(u + 8, at, name, "start", "name"))
+    return _svg(width, height, f"{y} over {x}", parts)
 
 
 def heat_map(counts: Sequence[Sequence[int]], names: Sequence[str], *, title: str) -> Markup:

@@ -1,0 +1,1 @@
+"""Many models, one dataset, one budget: a table and a picture."""
