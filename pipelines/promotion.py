@@ -7,19 +7,22 @@ from typing import Any
 
 from pipelines.errors import ConfigError, bounded, did_you_mean
 
+_SEMANTIC = ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice", "boundary_f1")
 _AP = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 _AR = ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
 # What the evaluator gives, here so that a floor on a metric of another task can be told from a misspelt one; a test
 # holds both sides equal.
 METRICS = frozenset(
-    [f"semantic.{n}" for n in ("miou", "pixel_accuracy", "mean_accuracy", "frequency_weighted_iou", "dice")]
+    [f"semantic.{n}" for n in _SEMANTIC]
     + [f"instance.{box}{n}" for box in ("", "box.") for n in (*_AP, *_AR)]
     + [f"panoptic.{n}{group}" for n in ("pq", "sq", "rq") for group in ("", "_things", "_stuff")]
 )
 PER_CLASS = frozenset(
-    ["semantic.iou", "semantic.accuracy", "instance.ap_per_class", "instance.box.ap_per_class"]
+    [f"semantic.{n}" for n in ("iou", "accuracy", "boundary_f1_per_class")]
+    + ["instance.ap_per_class", "instance.box.ap_per_class"]
     + [f"panoptic.{n}_per_class" for n in ("pq", "sq", "rq")]
 )
+ERRORS = frozenset(["semantic.ece", "semantic.mce"])  # the smaller the better
 # Sums of floats: differences below this are no differences.
 EPSILON = 1e-12
 
@@ -45,7 +48,9 @@ def check_floors(floors: Mapping[str, float], metrics: Mapping[str, Any]) -> Non
     for name, floor in floors.items():
         # A class can be told from a misspelt one only where its family is at hand.
         unseen = name.rpartition(".")[0] in PER_CLASS and name.split(".")[0] not in metrics
-        if name not in allowed and not unseen:
+        if name in ERRORS:
+            faults.append(f"{name}: the smaller the better, a floor does not guard it")
+        elif name not in allowed and not unseen:
             whole = next((f", did you mean '{a}'?" for a in allowed if a.endswith(f".{name}")), "")
             faults.append(f"{name}: no task has such a metric{whole or did_you_mean(name, allowed)}")
         elif not math.isfinite(floor):

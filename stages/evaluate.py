@@ -1,7 +1,8 @@
 """evaluate: hold the trained model against a split of the dataset.
 
-Reads results/ingest, results/train and the sections task and evaluate.
-Writes metrics.json (for `register` and `dvc metrics`), plots/ (for `dvc plots`) and report.html (for people).
+Reads results/ingest, results/train and the sections task, seed and evaluate.
+Writes metrics.json (for `register` and `dvc metrics`), plots/ (for `dvc plots`), report.html (for people), and of each
+image its score and its sums: images.csv, images.npz.
 """
 
 import csv
@@ -24,10 +25,10 @@ def run(params: Params, paths: Paths) -> Summary:
     import torch
 
     from pipelines.data.shards import ShardReader
-    from pipelines.evaluation.evaluator import score
+    from pipelines.evaluation.evaluator import Detail, score
     from pipelines.inference import package
     from pipelines.inference.options import Inference
-    from pipelines.reporting import cases, plots, report
+    from pipelines.reporting import cases, images, plots, report
 
     predictor = package.load(
         paths.of("train"),
@@ -44,6 +45,7 @@ def run(params: Params, paths: Paths) -> Summary:
             predictor,
             reader,
             batch_size=params.evaluate.batch_size,
+            detail=Detail(boundary=params.evaluate.boundary, resamples=params.evaluate.resamples, seed=params.seed),
             progress=progress,
             on_image=lambda _, record, value: scores.update({record.id: value}),
         )
@@ -53,7 +55,9 @@ def run(params: Params, paths: Paths) -> Summary:
         "history": history,
         "confusion": semantic and semantic.confusion,
         "precision_recall": {iou: instance.precision_recall(iou) for iou in IOUS} if instance else {},
+        "calibration": evaluator.calibration.bins() if evaluator.calibration else [],
     }
+    images.write(paths.out, headline=HEADLINE[params.task], scores=scores, images=evaluator.images)
     names = [c.name for c in manifest.classes]
     shown = list(cases.collect(predictor, reader, list(scores.values()), params.evaluate.cases))
     plots.write(paths.out / "plots", names=names, headline=HEADLINE[params.task], **drawn)

@@ -7,8 +7,8 @@ import pytest
 
 from pipelines.data.schema import ClassInfo
 from pipelines.errors import ConfigError
-from pipelines.evaluation.evaluator import Evaluator
-from pipelines.promotion import METRICS, PER_CLASS, check_floors, decide, number
+from pipelines.evaluation.evaluator import Detail, Evaluator
+from pipelines.promotion import ERRORS, METRICS, PER_CLASS, check_floors, decide, number
 
 CLASSES = (ClassInfo(name="sky", color=(0, 0, 0), isthing=False), ClassInfo(name="cat", color=(1, 1, 1), isthing=True))
 
@@ -108,9 +108,10 @@ def leaves(metrics: dict[str, Any], prefix: str = "") -> set[str]:
 
 
 def test_the_known_names_are_the_evaluator_s() -> None:
-    names = leaves(Evaluator(task="panoptic", classes=CLASSES).compute())
+    detail = Detail(boundary=0.01, resamples=10, seed=0)
+    names = leaves(Evaluator(task="panoptic", classes=CLASSES, detail=detail).compute())
     per_class = {name for name in names if name.endswith((".sky", ".cat"))}
-    assert names - per_class == METRICS
+    assert names - per_class == METRICS | ERRORS
     assert {name.rpartition(".")[0] for name in per_class} == PER_CLASS
 
 
@@ -127,6 +128,7 @@ def test_floors_of_all_tasks_may_stand_side_by_side(task: str) -> None:
         ({"miou": 0.1}, "miou: no task has such a metric, did you mean 'semantic.miou'?"),
         ({"semantic.iou": 0.1}, "semantic.iou: no task has such a metric"),
         ({"semantic.iou.cta": 0.1}, "did you mean 'semantic.iou.cat'?"),
+        ({"semantic.ece": 0.1}, "semantic.ece: the smaller the better, a floor does not guard it"),
         ({"semantic.miou": math.nan}, "semantic.miou: must be a finite number, got nan"),
     ],
 )

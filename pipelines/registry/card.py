@@ -48,7 +48,8 @@ def _sections(
     yield "Takes RGB images of any size, not resized. Answers with one row of masks and segments per image.\n"
     yield "## Measured\n"
     yield f"On {measured['images']} images of the {measured['split']} split of dataset `{measured['hash'][:16]}`.\n"
-    yield from _table(("metric", "value"), _scalars(scores))
+    intervals = {name: values["intervals"] for name, values in scores.items() if "intervals" in values}
+    yield from _table(("metric", "value", *(["95 % interval"] if intervals else [])), _scalars(scores, intervals))
     for family, columns in _per_class(scores).items():
         yield f"## {family.capitalize()}, per class\n"
         names = [c["name"] for c in description["classes"] if any(c["name"] in column for column in columns.values())]
@@ -72,16 +73,22 @@ def _sections(
     yield f"```yaml\n{yaml.safe_dump(description['parameters'], sort_keys=False).replace('```', '')}```\n"
 
 
-def _scalars(scores: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _scalars(scores: Mapping[str, Any], intervals: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for family, values in scores.items():
-        yield from ((f"{family}.{n}", _value(v)) for n, v in values.items() if not isinstance(v, Mapping))
+        for name, value in values.items():
+            if not isinstance(value, Mapping):
+                ends = intervals.get(family, {}).get(name)
+                said = [" to ".join(_value(end) for end in ends) if ends else ""] if intervals else []
+                yield (f"{family}.{name}", _value(value), *said)
 
 
 def _per_class(scores: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, Any]]]:
     """family -> {column: {class: value}}"""
     columns = {
         family: {
-            name: values for name, values in family_scores.items() if isinstance(values, Mapping) and name != "box"
+            name: values
+            for name, values in family_scores.items()
+            if isinstance(values, Mapping) and name not in ("box", "intervals")
         }
         for family, family_scores in scores.items()
     }

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines import files
+from pipelines.metrics.calibration import Bin
 
 ROWS_PER_CLASS = 100  # of confusion.csv: one per percent
 NOT_REPEATABLE = ("seconds", "images_per_second")  # in the history: differs from run to run of the same inputs
@@ -26,22 +27,28 @@ def write(
     names: Sequence[str],
     confusion: np.ndarray | None,
     precision_recall: Mapping[float, Mapping[str, Sequence[float] | None]],
+    calibration: Sequence[Bin],
 ) -> None:
-    """Those that the task has something for. The history's column of the task's own metric, val_<headline>, is
+    """Those that the model has something for. The history's column of the task's own metric, val_<headline>, is
     repeated as `headline`: a plot that dvc.yaml declares finds it whatever the task."""
     curves = {name: column for name, column in history.items() if name not in NOT_REPEATABLE}
     if f"val_{headline}" in history:
         curves["headline"] = history[f"val_{headline}"]
-    _write(folder / "learning_curves.csv", list(curves), zip(*curves.values(), strict=True))
+    table(folder / "learning_curves.csv", list(curves), zip(*curves.values(), strict=True))
     if confusion is not None:
-        iou, accuracy = metrics["semantic"]["iou"], metrics["semantic"]["accuracy"]
-        _write(folder / "iou_per_class.csv", ["class", "iou", "accuracy"], ((n, iou[n], accuracy[n]) for n in names))
+        columns = {key: metrics["semantic"].get(key, {}) for key in ("iou", "accuracy", "boundary_f1_per_class")}
+        rows = ([name, *(values.get(name) for values in columns.values())] for name in names)
+        table(folder / "iou_per_class.csv", ["class", "iou", "accuracy", "boundary_f1"], rows)
         pairs = _percents(confusion)
-        _write(folder / "confusion.csv", ["actual", "predicted"], ((names[i], names[j]) for i, j in pairs))
+        table(folder / "confusion.csv", ["actual", "predicted"], ((names[i], names[j]) for i, j in pairs))
     if precision_recall:
         lines = {f"iou_{100 * iou:.0f}": mean_curve(by_class.values()) for iou, by_class in precision_recall.items()}
         recall = np.linspace(0, 1, 101).round(2).tolist()
-        _write(folder / "precision_recall.csv", ["recall", *lines], zip(recall, *lines.values(), strict=True))
+        table(folder / "precision_recall.csv", ["recall", *lines], zip(recall, *lines.values(), strict=True))
+    if calibration:
+        header = ["confidence", "accuracy", "calibrated", "low", "high", "share"]
+        bins = ((b.confidence, b.accuracy, b.confidence, b.low, b.high, b.share) for b in calibration)
+        table(folder / "calibration.csv", header, bins)
 
 
 def picture(path: Path, pixels: np.ndarray) -> None:
@@ -70,7 +77,7 @@ def mean_curve(curves: Iterable[Sequence[float] | None]) -> list[float | None]:
     return np.mean(defined, axis=0).tolist() if defined else [None] * 101
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with files.replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipelines.config import HEADLINE
 from pipelines.data.schema import ClassInfo
 from pipelines.evaluation.evaluator import VIEWS
+from pipelines.metrics.calibration import Bin
 from pipelines.reporting import charts, pictures
 from pipelines.reporting.cases import CONFIDENT, Case, views
 from pipelines.reporting.plots import mean_curve
@@ -42,6 +43,8 @@ CARDS: dict[str, tuple[str, str, str, dict[str, str]]] = {
             "mean_accuracy": "mean accuracy",
             "frequency_weighted_iou": "weighted IoU",
             "dice": "Dice",
+            "boundary_f1": "boundary F1",
+            "ece": "ECE",
         },
     ),
     "instance": (
@@ -58,7 +61,12 @@ CARDS: dict[str, tuple[str, str, str, dict[str, str]]] = {
         },
     ),
 }
-PER_CLASS = {"panoptic": ("PQ", "pq_per_class"), "semantic": ("IoU", "iou"), "instance": ("AP", "ap_per_class")}
+# view -> the columns of the table of classes: title, key
+PER_CLASS = {
+    "panoptic": (("PQ", "pq_per_class"),),
+    "semantic": (("IoU", "iou"), ("boundary F1", "boundary_f1_per_class")),
+    "instance": (("AP", "ap_per_class"),),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +81,7 @@ class Evaluation:
     split: str
     history: Mapping[str, Sequence[float]]  # the columns of history.csv
     confusion: np.ndarray | None  # int64[n, n]: pixels by true and predicted class
+    calibration: Sequence[Bin]  # none, where the model gives no probabilities
     precision_recall: Mapping[float, Mapping[str, Curve]]  # by IoU and class
     scores: Mapping[str, float | None]  # image id -> headline metric of that image
     cases: Sequence[Case]
@@ -94,8 +103,9 @@ def render(evaluation: Evaluation) -> str:
         headline=CARDS[evaluation.task][0],
         views={view: CARDS[view][1] for view in shown},
         cards=[(*CARDS[view][:3], HEADLINE[view], CARDS[view][3], evaluation.metrics[view]) for view in shown],
-        class_columns=[PER_CLASS[view][0] for view in shown],
+        class_columns=[title for view in shown for title, _ in PER_CLASS[view]],
         class_rows=_class_rows(evaluation),
+        intervals=any("intervals" in evaluation.metrics[view] for view in shown),
         verdicts=pictures.VERDICTS,
         hatch=pictures.HATCH,
         scores=_scores(evaluation),
@@ -108,14 +118,15 @@ def render(evaluation: Evaluation) -> str:
 
 def _class_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     """One per class, the best first by the task's own metric; classes without a value last."""
-    tables = [evaluation.metrics[view][PER_CLASS[view][1]] for view in VIEWS[evaluation.task]]
+    columns = [(evaluation.metrics[view], key) for view in VIEWS[evaluation.task] for _, key in PER_CLASS[view]]
     pixels = None if evaluation.confusion is None else evaluation.confusion.sum(axis=1)
     rows = []
     for i, info in enumerate(evaluation.classes):
-        values = [table.get(info.name) for table in tables]
+        values = [metrics.get(key, {}).get(info.name) for metrics, key in columns]
+        intervals = [metrics.get("intervals", {}).get(key, {}).get(info.name) for metrics, key in columns]
         share = None if pixels is None else int(pixels[i]) / max(int(pixels.sum()), 1)
-        rows.append({"info": info, "values": values, "share": share})
-    return sorted(rows, key=lambda row: -1.0 if row["values"][0] is None else row["values"][0], reverse=True)
+        rows.append({"info": info, "values": list(zip(values, intervals, strict=True)), "share": share})
+    return sorted(rows, key=lambda row: -1.0 if row["values"][0][0] is None else row["values"][0][0], reverse=True)
 
 
 def _confusions(evaluation: Evaluation, limit: int = 6) -> list[tuple[str, str, float]]:
@@ -136,6 +147,7 @@ def _charts(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "confusion": confusion is not None
         and charts.heat_map(confusion.tolist(), names, title="Confusion matrix: true classes against predicted ones"),
+        "calibration": charts.reliability(evaluation.calibration) if evaluation.calibration else None,
         "precision": _precision_charts(evaluation.precision_recall),
         "history": _history_charts(evaluation.history),
     }

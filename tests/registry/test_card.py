@@ -13,17 +13,21 @@ def test_the_card_holds_no_markup_of_the_dataset_s_and_fits() -> None:
         "dataset": {"name": nasty, "hash": "d" * 64}, "parameters": {"train": {"epochs": 3}},
     }  # fmt: skip
     metrics = {
-        "semantic": {"miou": 0.5, "dice": None, "iou": {c["name"]: 0.25 for c in classes}},
+        "semantic": {
+            "miou": 0.5, "dice": None, "iou": {c["name"]: 0.25 for c in classes},
+            "intervals": {"miou": [0.45, 0.55], "dice": None, "iou": {c["name"]: [0.2, 0.3] for c in classes}},
+        },
         "dataset": {"hash": "e" * 64, "split": "test", "images": 7},
-    }
+    }  # fmt: skip
     text = card.write(name="m", description=description, metrics=metrics, commit="c0ffee", weights="f" * 64)
     assert "<img" not in text
     assert not re.search(r"(?<!\\)[\[\]]\S*\(", text.replace("```python", ""))
-    for said in ("| semantic.miou | 0.5000 |", "| semantic.dice | undefined |", "7 images of the test split", "c0ffee"):
+    rows = ("| semantic.miou | 0.5000 | 0.4500 to 0.5500 |", "| semantic.dice | undefined |  |")
+    for said in (*rows, "7 images of the test split", "c0ffee"):
         assert said in text
     assert text.count("0.2500") == 300
     short = card.shorten(text)
     assert len(short) <= card.DESCRIPTION_LENGTH
-    assert "| semantic.miou | 0.5000 |" in short
+    assert rows[0] in short
     assert short.endswith("files.*\n")
     assert card.shorten("short") == "short"

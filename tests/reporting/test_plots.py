@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 
+from pipelines.metrics.calibration import Bin
 from pipelines.reporting import plots
 
 NAMES = ["sky", "=cmd()", "road"]
@@ -22,6 +23,10 @@ def write(folder, **changed):
         "history": {"epoch": [0.0, 1.0], "train_loss": [2.0, 1.5], "val_miou": [0.1, 0.2], "seconds": [3.0, 4.0]},
         "names": NAMES,
         "confusion": np.array([[1_000_000, 3, 0], [0, 0, 0], [1, 1, 1]], np.int64),
+        "calibration": [
+            Bin(low=0.4, high=0.6, confidence=0.5, accuracy=0.25, share=0.125),
+            Bin(low=0.8, high=1.0, confidence=0.9, accuracy=1.0, share=0.875),
+        ],
         "precision_recall": {0.5: {"a": [1.0] * 101, "b": [0.0] * 101, "c": None}},
     }
     plots.write(folder, **(values | changed))
@@ -57,6 +62,16 @@ def test_precision_is_the_mean_of_the_classes_that_have_any(tmp_path):
     assert {row["iou_50"] for row in rows} == {"0.5"}
 
 
+def test_calibration_has_a_row_for_each_bin_with_pixels(tmp_path):
+    write(tmp_path)
+    rows = read(tmp_path / "calibration.csv")
+    assert [(row["confidence"], row["accuracy"], row["share"]) for row in rows] == [
+        ("0.5", "0.25", "0.125"),
+        ("0.9", "1", "0.875"),
+    ]
+    assert [row["calibrated"] for row in rows] == [row["confidence"] for row in rows]  # the diagonal
+
+
 def test_a_task_without_a_view_has_no_file_for_it(tmp_path):
-    write(tmp_path, confusion=None, metrics={}, precision_recall={})
+    write(tmp_path, confusion=None, metrics={}, precision_recall={}, calibration=[])
     assert [p.name for p in tmp_path.iterdir()] == ["learning_curves.csv"]

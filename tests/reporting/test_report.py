@@ -9,7 +9,8 @@ import pytest
 
 from pipelines.data.prediction import Prediction
 from pipelines.data.schema import Record
-from pipelines.evaluation.evaluator import VIEWS, score
+from pipelines.evaluation.evaluator import VIEWS, Detail, score
+from pipelines.metrics.calibration import Bin
 from pipelines.reporting import cases, charts, report
 
 VOID = {"meta", "img", "input", "br", "link"}
@@ -61,7 +62,13 @@ def evaluation(records, classes, learned):
 
     def make(task: str, history=HISTORY, shown: int = 1) -> report.Evaluation:
         model, scores = learned(task), {}
-        done = score(model, records, batch_size=4, on_image=lambda _, record, value: scores.update({record.id: value}))
+        done = score(
+            model,
+            records,
+            batch_size=4,
+            detail=Detail(boundary=0.02, resamples=50, seed=0),
+            on_image=lambda _, record, value: scores.update({record.id: value}),
+        )
         return report.Evaluation(
             title="a model on shapes",
             task=task,
@@ -71,6 +78,7 @@ def evaluation(records, classes, learned):
             split="test",
             history=history,
             confusion=done.semantic.confusion if done.semantic else None,
+            calibration=done.calibration.bins() if done.calibration else [],
             precision_recall={i: done.instance.precision_recall(i) for i in (0.5, 0.75)} if done.instance else {},
             scores=scores,
             cases=list(cases.collect(model, records, list(scores.values()), shown)),
@@ -108,6 +116,10 @@ def test_says_all_numbers(task, evaluation):
             headline = {"semantic": "miou", "instance": "ap", "panoptic": "pq"}[view]
             assert charts.number(made.metrics[view][headline]) in page.text
             assert all(charts.number(value) in page.text for value in made.metrics[view][key].values())
+    if "semantic" in VIEWS[task]:
+        found = made.metrics["semantic"]
+        for value in (found["boundary_f1"], found["ece"], *found["boundary_f1_per_class"].values()):
+            assert charts.number(value) in page.text
     assert len(page.all("table")) == 1
     assert all(th["scope"] in ("col", "row") for th in page.all("th"))
     assert all(svg["aria-label"] for svg in page.all("svg"))
@@ -126,6 +138,48 @@ def test_needs_nothing_from_outside(task, evaluation):
     assert all(a["href"].startswith("#") for a in page.all("a"))
     targets = {attrs.get("id") for _, attrs in page.tags}
     assert {a["href"][1:] for a in page.all("a")} <= targets
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+def test_says_how_sure_the_numbers_are(task, evaluation):
+    """The headline's interval in words, each class's as a whisker from low to high."""
+    made = evaluation(task)
+    page = Page(report.render(made))
+    headline, key = {"semantic": ("miou", "iou"), "panoptic": ("pq", "pq_per_class")}[task]
+    intervals = made.metrics[task]["intervals"]
+    low, high = intervals[headline]
+    assert low < made.metrics[task][headline] < high
+    assert f"95 %: {charts.number(low)} to {charts.number(high)}" in page.text
+    whiskers = [i["style"] for i in page.all("i") if "width" in i.get("style", "")]
+    for low, high in filter(None, intervals[key].values()):
+        assert f"left:{round(low * 100, 1)}%;width:{round((high - low) * 100, 1)}%" in whiskers
+
+
+def test_few_images_and_no_probabilities(evaluation):
+    """An evaluation without intervals, and a model that does not say how sure it is."""
+    made = evaluation("semantic")
+    bare = {name: value for name, value in made.metrics["semantic"].items() if name != "intervals"}
+    html = report.render(replace(made, metrics={"semantic": {**bare, "ece": None, "mce": None}}, calibration=[]))
+    assert "95 %" not in Page(html).text
+    assert 'id="calibration"' not in html
+
+
+def test_a_reliability_diagram_says_each_bin():
+    bins = [
+        Bin(low=0.4, high=0.6, confidence=0.5, accuracy=0.3, share=0.25),
+        Bin(low=0.8, high=1.0, confidence=0.9, accuracy=0.95, share=0.75),
+    ]
+    page = Page(charts.reliability(bins))
+    assert "said 50.0%, right 30.0%: 25.00% of the pixels" in page.text
+    assert "up to 75%" in page.text
+    tall = {
+        kind: [float(r["height"]) for r in page.all("rect") if r["class"] == kind] for kind in ("bar", "gap", "share")
+    }
+    assert [round(gap / bar, 3) for bar, gap in zip(tall["bar"], tall["gap"], strict=True)] == [
+        round(0.2 / 0.3, 3),
+        round(0.05 / 0.9, 3),
+    ]
+    assert tall["share"][1] == pytest.approx(3 * tall["share"][0], rel=0.01)
 
 
 def test_names_are_text_and_never_markup(evaluation):
