@@ -1,0 +1,1 @@
+"""Baselines of the semantic task without weights, one file each."""
