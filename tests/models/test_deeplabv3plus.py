@@ -1,14 +1,20 @@
-"""DeepLab v3+: its ASPP against torchvision's with equal weights, its strides against the paper's."""
+"""DeepLab v3+: its ASPP against torchvision's and all of it against segmentation_models_pytorch's parts with equal
+weights; its strides, parameters and multiply-adds against the paper's."""
+
+from itertools import pairwise
 
 import pytest
 import torch
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import DeepLabV3PlusDecoder, SeparableConv2d
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.segmentation import deeplabv3
 
 from pipelines.errors import ConfigError
 from pipelines.models.blocks import ASPP, ConvNormAct, SeparableConv, resize
 from pipelines.models.contract import Classes
 from pipelines.models.semantic.deeplabv3plus import DeepLabV3Plus
+from tests.models.parity import assert_equal, classes_of, count, on_meta, pour, pour_image_pooling, worn
 
 TWO = Classes(things=(1,), stuff=(0,))
 RATES = (6, 12, 18)
@@ -32,12 +38,74 @@ def test_aspp_is_torchvision_s():
     with torch.no_grad():
         for mine, other in zip(ours.branches[:-1], theirs.convs[:-1], strict=True):
             copy_branch(mine, other)
-        pooling, norm = theirs.convs[-1][1], theirs.convs[-1][2]
-        pooling.weight.copy_(ours.branches[-1].mix.weight * (1 + norm.eps) ** 0.5)
-        norm.bias.copy_(ours.branches[-1].mix.bias)
+        pour_image_pooling(ours.branches[-1], theirs.convs[-1])
         theirs.project[0].weight.copy_(ours.project[0].weight)
         features = torch.rand(2, 8, 40, 50)
         torch.testing.assert_close(ours(features), theirs(features))
+
+
+def pour_separable(ours: SeparableConv, theirs: nn.Sequential) -> None:
+    """Theirs has no norm and no ReLU in the middle: as above, ours does nothing there."""
+    depth, point = ours
+    depth[1].reset_parameters()
+    depth[1].reset_running_stats()
+    depth[0].weight.abs_()
+    convs = theirs[0]
+    convs[0].weight.copy_(depth[0].weight)
+    convs[1].weight.copy_(point[0].weight / (1 + depth[1].eps) ** 0.5)
+    pour(point[1], theirs[1])
+
+
+@pytest.mark.parametrize(("output_stride", "rates"), [(16, (6, 12, 18)), (8, (12, 24, 36))])
+@torch.no_grad()
+def test_it_is_smp_s_parts_in_the_paper_s_order(output_stride, rates):
+    ours = worn(DeepLabV3Plus, classes=classes_of(5), encoder="test_resnet", channels=24, output_stride=output_stride)
+    theirs = DeepLabV3PlusDecoder([3, *ours.encoder.channels], 5, 24, rates, output_stride, True, 0.5)
+    theirs.aspp = theirs.aspp[0]  # the paper has no convolution between ASPP and the decoder
+    theirs.up = nn.Upsample(scale_factor=output_stride // 4, mode="bilinear")
+    again = nn.Sequential(SeparableConv2d(24, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
+    theirs.block2 = nn.Sequential(theirs.block2, again)  # smp refines once, the paper twice
+    theirs.eval()
+    pour(ours.aspp.branches[0], theirs.aspp.convs[0])
+    for mine, other in zip(ours.aspp.branches[1:-1], theirs.aspp.convs[1:-1], strict=True):
+        pour_separable(mine, other)
+    pour_image_pooling(ours.aspp.branches[-1], theirs.aspp.convs[-1])
+    pour(ours.aspp.project, theirs.aspp.project)
+    pour(ours.low_level, theirs.block1)
+    for mine, other in zip(ours.decoder[:2], theirs.block2, strict=True):
+        pour_separable(mine, other)
+    images = torch.randn(2, 3, 64, 96)
+    logits = ours.decoder[-1](theirs([images, *ours.encoder(images)]))
+    assert_equal(ours(images)["semantic"], nn.functional.interpolate(logits, scale_factor=4, mode="bilinear"))
+
+
+def separable(inputs: int, outputs: int) -> int:
+    """Weights of a depthwise convolution, its norm, a pointwise one and its norm."""
+    return 9 * inputs + 2 * inputs + inputs * outputs + 2 * outputs
+
+
+def test_the_paper_s_network_has_the_paper_s_parameters():
+    # Figure 4, block by block: the outputs of three separable convolutions, and a 1x1 with a norm beside them
+    entry = [(64, 128, 128, 128), (128, 256, 256, 256), (256, 728, 728, 728), (728, 728, 1024, 1024)]
+    xception = (9 * 3 * 32 + 64) + (9 * 32 * 64 + 128)
+    for widths in entry:
+        xception += sum(separable(i, o) for i, o in pairwise(widths))
+        xception += widths[0] * widths[-1] + 2 * widths[-1]
+    xception += 16 * 3 * separable(728, 728)
+    xception += separable(1024, 1536) + separable(1536, 1536) + separable(1536, 2048)
+    pooled, plain, project = 2048 * 256 + 256, 2048 * 256 + 512, 5 * 256 * 256 + 512
+    aspp = plain + 3 * separable(2048, 256) + pooled + project
+    decoder = (256 * 48 + 96) + separable(304, 256) + separable(256, 256) + (256 * 21 + 21)
+    assert count(on_meta(DeepLabV3Plus, classes=classes_of(21))) == xception + aspp + decoder
+
+
+@pytest.mark.parametrize(("size", "classes", "billions"), [((513, 513), 21, 54.17), ((1025, 2049), 19, 418.64)])
+def test_the_paper_s_network_costs_what_the_authors_say(size, classes, billions):
+    """Multiply-adds at output stride 16: table 5 (Xception, decoder, separable), and the authors' list of models."""
+    model = on_meta(DeepLabV3Plus, classes=classes_of(classes)).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, *size, device="meta"))
+    assert counter.get_total_flops() / 2 / 1e9 == pytest.approx(billions, rel=0.003)
 
 
 def test_image_pooling_learns_from_a_single_image():
@@ -58,13 +126,15 @@ def test_resizing_takes_pixels_as_areas():
     assert fine.tolist() == [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3]
 
 
-def test_strides_and_widths_are_the_paper_s():
-    model = DeepLabV3Plus(classes=TWO, encoder="test_resnet", weights="none", channels=32)
+@pytest.mark.parametrize(("output_stride", "high"), [(16, (4, 5)), (8, (8, 10))])
+def test_strides_and_widths_are_the_paper_s(output_stride, high):
+    model = DeepLabV3Plus(classes=TWO, encoder="test_resnet", channels=32, output_stride=output_stride)
+    assert model.stride == output_stride
     seen = {}
     model.aspp.register_forward_hook(lambda _, given, out: seen.update(high=given[0].shape[-2:]))
     model.low_level.register_forward_hook(lambda _, given, out: seen.update(low=tuple(out.shape[1:])))
     assert model(torch.zeros(2, 3, 64, 80))["semantic"].shape == (2, 2, 64, 80)
-    assert seen == {"high": (4, 5), "low": (48, 16, 20)}
+    assert seen == {"high": high, "low": (48, 16, 20)}
 
 
 def test_an_encoder_that_cannot_be_dilated_is_refused():

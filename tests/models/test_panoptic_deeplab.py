@@ -276,8 +276,8 @@ def test_most_pixels_of_an_instance_name_its_class(model):
     assert prediction.instances.scores[0] == pytest.approx(0.8 * 192 / 256, abs=1e-3)
 
 
-def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits, labels, ignore_index=IGNORE)
+def pixel_loss(logits: Tensor, targets: Targets) -> Tensor:
+    return F.cross_entropy(logits, targets.semantic, ignore_index=IGNORE)
 
 
 def outputs(seed: int, images: int = 2, size: int = 32) -> dict[str, Tensor]:
@@ -306,7 +306,7 @@ def test_losses_are_means_over_what_is_known(model):
     torch.testing.assert_close(losses["center"], missed / ((~crowd).sum() + 64))
     apart = (found["offset"][0] - offset).abs().sum(dim=0)[thing].sum() / thing.sum()
     torch.testing.assert_close(losses["offset"], apart)
-    torch.testing.assert_close(losses["semantic"], pixel_loss(found["semantic"], targets.semantic))
+    torch.testing.assert_close(losses["semantic"], pixel_loss(found["semantic"], targets))
 
 
 def test_what_is_said_of_a_crowd_costs_nothing(model):

@@ -52,5 +52,5 @@ class DeepLabV3Plus(SemanticModel):
         features = self.encoder(images)
         low = self.low_level(features[self.low])
         high = resize(self.aspp(features[self.high]), low.shape[-2:])
-        logits = self.decoder(torch.cat([low, high], dim=1))
+        logits = self.decoder(torch.cat([high, low], dim=1))
         return {"semantic": resize(logits, images.shape[-2:])}
