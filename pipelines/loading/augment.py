@@ -12,6 +12,7 @@ import albumentations as A
 import numpy as np
 
 from pipelines.data.schema import Record
+from pipelines.loading.border import Border
 from pipelines.loading.colour import ColorMatrix
 from pipelines.loading.geometry import ScaleCrop
 from pipelines.loading.instances import Instances, cut
@@ -25,13 +26,16 @@ class Sample:
     image: np.ndarray  # uint8[h, w, 3]
     semantic: np.ndarray  # uint8[h, w]
     instances: Instances
+    border: np.ndarray | None = None  # float32[h, w]: the weight of each pixel, where it was asked for
 
 
 class Augment:
-    """Random scale, pad, crop, flip and colour; called as augment(record, image, key)."""
+    """Random scale, pad, crop, flip and colour; called as augment(record, image, key). With a `border`, its map too."""
 
-    def __init__(self, *, crop: Sequence[int], scale: Sequence[float], flip: float, color: float):
-        self.crop = (crop[0], crop[1])
+    def __init__(
+        self, *, crop: Sequence[int], scale: Sequence[float], flip: float, color: float, border: Border | None = None
+    ):
+        self.crop, self.border = (crop[0], crop[1]), border
         self.geometry = ScaleCrop(crop=crop, scale=scale, flip=flip)
         jitter = ColorMatrix(color, color, color, color / 4, p=0.8 if color else 0.0)
         self.compose = A.Compose([self.geometry, jitter], seed=0)
@@ -44,4 +48,11 @@ class Augment:
         self.compose.set_random_state(generator, Random(int(generator.integers(2**63))))  # noqa: S311
         out = self.compose(image=image, mask=record.semantic)
         window = self.geometry.get_applied_params()["window"]
-        return Sample(id=record.id, image=out["image"], semantic=out["mask"], instances=cut(record.segments, window))
+        instances = cut(record.segments, window)
+        return Sample(
+            id=record.id,
+            image=out["image"],
+            semantic=out["mask"],
+            instances=instances,
+            border=None if self.border is None else self.border(instances, *self.crop),
+        )

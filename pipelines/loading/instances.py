@@ -4,7 +4,7 @@ A sample holds them as bits within each one's box, so that hundreds of them are 
 models learn from are made last, where they are used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,20 +27,27 @@ class Instances:
     table: np.ndarray  # int32[n, 6]: class id, crowd or not, x1, y1, x2, y2
     bits: np.ndarray  # uint8[...]: the pixels of each box, column by column, one box after the other, packed
 
-    def dense(self, height: int, width: int) -> InstanceTargets:
-        """As tensors over the whole crop."""
-        masks = np.zeros((len(self.table), height, width), bool)
+    def __iter__(self) -> Iterator[tuple[list[int], np.ndarray, bool]]:
+        """The box of each, its mask there, bool[y2 - y1, x2 - x1], and whether it is a crowd."""
         boxes = self.table[:, 2:]
         sizes = boxes[:, 2:] - boxes[:, :2]
         ends = np.cumsum(sizes.prod(axis=1, dtype=np.int64))
         pixels = np.unpackbits(self.bits, count=int(ends[-1]) if ends.size else 0).view(bool)
-        for mask, (x1, y1, x2, y2), end in zip(masks, boxes.tolist(), ends.tolist(), strict=True):
-            area = (x2 - x1) * (y2 - y1)
-            mask[y1:y2, x1:x2] = pixels[end - area : end].reshape(x2 - x1, y2 - y1).T
+        crowds = self.table[:, 1].astype(bool).tolist()
+        for box, (width, height), end, iscrowd in zip(
+            boxes.tolist(), sizes.tolist(), ends.tolist(), crowds, strict=True
+        ):
+            yield box, pixels[end - width * height : end].reshape(width, height).T, iscrowd
+
+    def dense(self, height: int, width: int) -> InstanceTargets:
+        """As tensors over the whole crop."""
+        masks = np.zeros((len(self.table), height, width), bool)
+        for mask, ((x1, y1, x2, y2), pixels, _) in zip(masks, self, strict=True):
+            mask[y1:y2, x1:x2] = pixels
         return InstanceTargets(
             masks=torch.from_numpy(masks),
             labels=torch.from_numpy(self.table[:, 0].astype(np.int64)),
-            boxes=torch.from_numpy(boxes.astype(np.float32)),
+            boxes=torch.from_numpy(self.table[:, 2:].astype(np.float32)),
             iscrowd=torch.from_numpy(self.table[:, 1].astype(bool)),
         )
 

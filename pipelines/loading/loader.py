@@ -18,14 +18,14 @@ AHEAD = 2  # batches per worker that may be under way or done before their turn
 
 
 class TrainingSamples:
-    """Augmented samples by (epoch, index)."""
+    """Augmented samples by (epoch, index). An index beyond the images is a further sample of one of them."""
 
     def __init__(self, reader: ShardReader, augment: Augment, seed: int):
         self.reader, self.augment, self.seed = reader, augment, seed
 
     def __call__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        record = self.reader[index]
+        record = self.reader[index % len(self.reader)]
         return self.augment(record, decode(record), (self.seed, epoch, index))
 
 
@@ -39,7 +39,8 @@ class TrainingLoader:
         self.samples, self.batches, self.workers, self.seconds = samples, batches, workers, seconds
         height, width = (-(-side // stride) * stride for side in samples.augment.crop)
         share = batches.batch_size // batches.world
-        self.slots = Slots(max(1, AHEAD * workers), batch=share, height=height, width=width)
+        border = samples.augment.border is not None
+        self.slots = Slots(max(1, AHEAD * workers), batch=share, height=height, width=width, border=border)
         self.pin = torch.cuda.is_available()
         self._processes: Workers | None = None
         self._given: deque[tuple[int, int]] = deque()  # (number, slot) of what workers have, in order
@@ -65,7 +66,9 @@ class TrainingLoader:
 
     def _from_workers(self) -> Iterator[Batch]:
         if self._processes is None:
-            self._processes = Workers(self.samples, self.slots, count=self.workers, seconds=self.seconds)
+            self._processes = Workers(
+                self.samples, self.slots, images=self.batches.samples, count=self.workers, seconds=self.seconds
+            )
         while self._given:  # an epoch that was left early
             self._processes.take(self._given.popleft()[0])
         self._turn += 1

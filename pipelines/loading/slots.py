@@ -42,7 +42,7 @@ class Filled:
 class Slot:
     """The arrays of one batch, in shared memory."""
 
-    def __init__(self, memory: np.ndarray, batch: int, height: int, width: int):
+    def __init__(self, memory: np.ndarray, batch: int, height: int, width: int, border: bool):
         self.memory, at = memory, 0
 
         def take(shape: tuple[int, ...], kind: Any) -> np.ndarray:
@@ -54,6 +54,7 @@ class Slot:
         self.indices = take((batch,), np.int64)
         self.done = take((1,), np.int64)  # samples of this batch
         self.names = take((batch,), f"S{ID_BYTES}")
+        self.border = take((batch, height, width), np.float32) if border else None
         self.images = take((batch, height, width, 3), np.uint8)
         self.semantic = take((batch, height, width), np.uint8)
         self.room = memory[at:]  # for what instances need: as much as all crops have pixels, a mask has a bit of each
@@ -83,6 +84,9 @@ class Slot:
         image[:height, :width], image[:height, width:] = sample.image, sample.image[:, -1:]
         image[height:] = image[height - 1]
         semantic[:height, :width], semantic[:height, width:], semantic[height:] = sample.semantic, IGNORE, IGNORE
+        if self.border is not None:
+            self.border[i] = 1
+            self.border[i, :height, :width] = sample.border
 
     def batch(self, filled: Filled, *, pin: bool) -> Batch:
         """Copied out: the batch is its owner's to keep, and the slot is free."""
@@ -99,6 +103,7 @@ class Slot:
             images=_copied(self.images, torch.uint8, pin).permute(0, 3, 1, 2),
             targets=Targets(
                 semantic=_copied(self.semantic, torch.int64, pin),
+                border=None if self.border is None else _copied(self.border, torch.float32, pin),
                 instances=[found.dense(height, width) for found in instances],
             ),
         )
@@ -112,12 +117,13 @@ def _copied(array: np.ndarray, dtype: torch.dtype, pin: bool) -> Tensor:
 
 
 class Slots:
-    """`count` slots in one piece of memory, which a process that is sent this object shares."""
+    """`count` slots in one piece of memory, which a process that is sent this object shares. With `border` they have
+    room for a weight of each pixel."""
 
-    def __init__(self, count: int, *, batch: int, height: int, width: int):
-        self.count, self.shape = count, (batch, height, width)
+    def __init__(self, count: int, *, batch: int, height: int, width: int, border: bool = False):
+        self.count, self.shape = count, (batch, height, width, border)
         pixels = batch * height * width
-        self.bytes = -(-(batch * (8 + ID_BYTES) + 8 + 5 * pixels) // PAGE) * PAGE
+        self.bytes = -(-(batch * (8 + ID_BYTES) + 8 + (9 if border else 5) * pixels) // PAGE) * PAGE
         self.file = _reserve(count * self.bytes)
         self._map()
 

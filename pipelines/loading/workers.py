@@ -29,10 +29,12 @@ CONTEXT = multiprocessing.get_context("forkserver")  # torch is imported once fo
 class Workers:
     """A fixed number of processes, and the tasks that each has."""
 
-    def __init__(self, load: Callable[[tuple[int, int]], Sample], slots: Slots, *, count: int, seconds: float):
-        """`seconds` without a sample end the run."""
+    def __init__(
+        self, load: Callable[[tuple[int, int]], Sample], slots: Slots, *, images: int, count: int, seconds: float
+    ):
+        """`seconds` without a sample end the run. An index is that of one of the `images` when it is taken modulo."""
         CONTEXT.set_forkserver_preload([__name__])
-        self.slots, self.seconds = slots, seconds
+        self.slots, self.images, self.seconds = slots, images, seconds
         self.done: dict[int, Filled | MasklineError | str] = {}
         self.processes: list[Any] = []
         self.pipes: list[Connection] = []
@@ -98,7 +100,7 @@ class Workers:
         if self.tasks[k]:
             slot, epoch = self.tasks[k][min(self.tasks[k])]
             batch = self.slots[slot]
-            indices, names = batch.indices.tolist(), batch.names_read()
+            indices, names = (batch.indices % self.images).tolist(), batch.names_read()
             read = [f"{i} ({name})" for i, name in zip(indices, names, strict=False)]
             at = indices[len(names)] if len(names) < len(indices) else indices[-1]
             lines.append(

@@ -3,6 +3,7 @@
 import tracemalloc
 from itertools import chain
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,10 +17,12 @@ def epoch(sampler: GlobalBatches, number: int) -> list[list[tuple[int, int]]]:
     return list(sampler)
 
 
-def together(samples: int, batch_size: int, world: int, number: int, seed: int = 0) -> list[list[tuple[int, int]]]:
+def together(
+    samples: int, batch_size: int, world: int, number: int, seed: int = 0, factors: np.ndarray | None = None
+) -> list[list[tuple[int, int]]]:
     """The global batches of one epoch, put together again from what each worker sees."""
     shares = [
-        epoch(GlobalBatches(samples, batch_size=batch_size, seed=seed, rank=rank, world=world), number)
+        epoch(GlobalBatches(samples, batch_size=batch_size, seed=seed, rank=rank, world=world, factors=factors), number)
         for rank in range(world)
     ]
     return [list(chain.from_iterable(zip(*parts, strict=True))) for parts in zip(*shares, strict=True)]
@@ -101,3 +104,57 @@ def test_a_hundred_million_samples_cost_no_more_than_a_few():
     tracemalloc.stop()
     assert len(last) == 10
     assert peak < 10_000_000
+
+
+def factors_of(samples: int, seed: int) -> np.ndarray:
+    """Half of the images come once, the others up to four times."""
+    random = np.random.default_rng(seed)
+    return np.where(random.random(samples) < 0.5, 1.0, random.uniform(1, 4, samples))
+
+
+@given(SIZES)
+def test_with_repeats_too_one_two_and_four_workers_see_the_same_global_batches(sizes):
+    samples, batch_size, number, seed = sizes
+    factors = factors_of(samples, seed)
+    alone = together(samples, batch_size, 1, number, seed, factors)
+    assert together(samples, batch_size, 2, number, seed, factors) == alone
+    assert together(samples, batch_size, 4, number, seed, factors) == alone
+
+
+@given(SIZES, st.integers(0, 30))
+def test_with_repeats_too_an_epoch_can_start_anywhere(sizes, start):
+    samples, batch_size, number, seed = sizes
+    sampler = GlobalBatches(samples, batch_size=batch_size, seed=seed, world=2, factors=factors_of(samples, seed))
+    whole = epoch(sampler, number)
+    assert list(sampler.starting(start)) == whole[start:]
+
+
+@given(SIZES)
+def test_an_epoch_has_the_batches_of_the_expected_images(sizes):
+    samples, batch_size, number, seed = sizes
+    factors = factors_of(samples, seed)
+    sampler = GlobalBatches(samples, batch_size=batch_size, seed=seed, factors=factors)
+    batches = epoch(sampler, number)
+    expected = int(np.rint(factors * 2**20).sum() / 2**20)
+    assert len(batches) == len(sampler) == max(1, expected // batch_size)
+    drawn = [index for batch in batches for _, index in batch]
+    if expected >= batch_size:
+        assert len(set(drawn)) == len(drawn), "each copy is a sample of its own"
+    times = np.bincount(np.array(drawn) % samples, minlength=samples)
+    if expected >= batch_size:
+        assert (times <= np.ceil(factors)).all()
+    assert set(drawn) <= {k * samples + i for i in range(samples) for k in range(int(np.ceil(factors[i])))}
+
+
+def test_an_epoch_of_repeats_shows_each_image_as_often_as_its_factor():
+    factors = factors_of(50, 1)
+    sampler = GlobalBatches(50, batch_size=1, seed=0, factors=factors)
+    drawn = np.concatenate([np.array(epoch(sampler, number))[:, 0, 1] % 50 for number in range(400)])
+    times = np.bincount(drawn, minlength=50) / 400
+    assert np.abs(times - factors).max() < 0.13  # one image of an epoch may be left out, and five times the deviation
+
+
+def test_factors_of_1_change_no_batch():
+    for number in range(3):
+        plain, ones = (GlobalBatches(37, batch_size=4, seed=5, factors=f) for f in (None, np.ones(37)))
+        assert epoch(ones, number) == epoch(plain, number)

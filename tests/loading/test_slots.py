@@ -14,7 +14,7 @@ from pipelines.loading.slots import Slots
 SIZE = (40, 24)
 
 
-def sample(name: str, masks: np.ndarray, seed: int) -> Sample:
+def sample(name: str, masks: np.ndarray, seed: int, border: bool = False) -> Sample:
     random = np.random.default_rng(seed)
     height, width = SIZE
     whole = Window(
@@ -31,6 +31,7 @@ def sample(name: str, masks: np.ndarray, seed: int) -> Sample:
         image=random.integers(0, 256, (*SIZE, 3), np.uint8),
         semantic=random.integers(0, 9, SIZE, np.uint8),
         instances=cut(segments, whole),
+        border=random.uniform(1, 11, SIZE).astype(np.float32) if border else None,
     )
 
 
@@ -74,3 +75,19 @@ def test_slots_do_not_touch_each_other():
         slot.memory[:] = value
     assert [set(slot.memory.tolist()) for slot in many.slots] == [{0}, {1}, {2}]
     assert all(len(slot.room) >= slot.semantic.size for slot in many.slots)
+
+
+def test_a_border_comes_along_where_there_is_room_for_it():
+    samples = [sample(str(i), np.zeros((0, *SIZE), bool), i, border=True) for i in range(3)]
+    plain, bordered = (Slots(2, batch=3, height=48, width=32, border=border)[1] for border in (False, True))
+    found = []
+    for slot in (plain, bordered):
+        slot.indices[:] = range(3)
+        found.append(slot.batch(slot.fill(0, lambda key: samples[key[1]]), pin=False).targets)
+        slot.memory[:] = 1
+    assert found[0].border is None
+    assert torch.equal(found[0].semantic, found[1].semantic)
+    assert (found[1].border.shape, found[1].border.dtype) == ((3, 48, 32), torch.float32)
+    for i, s in enumerate(samples):
+        padded = np.pad(s.border, ((0, 8), (0, 8)), constant_values=1)
+        np.testing.assert_array_equal(found[1].border[i].numpy(), padded)
