@@ -9,13 +9,16 @@ import pytest
 
 from pipelines.data import panoptic
 from pipelines.data.prediction import Prediction
-from pipelines.evaluation.evaluator import VIEWS, Evaluator, evaluate, score
+from pipelines.evaluation.evaluator import VIEWS, Detail, Evaluator, evaluate, score
 from pipelines.loading.batch import decode
+from pipelines.metrics.boundary import BoundaryMetrics
+from pipelines.metrics.calibration import CalibrationMetrics
 from pipelines.metrics.instance import InstanceMetrics
 from pipelines.metrics.panoptic import PanopticMetrics
 from pipelines.metrics.semantic import SemanticMetrics
 
 TASKS = ("semantic", "instance", "panoptic")
+DETAIL = Detail(boundary=0.02, resamples=200, seed=0)
 
 
 def directly(records, classes, model):
@@ -53,6 +56,63 @@ def test_batches_and_shares_change_nothing(task, records, learned):
     assert first.compute() == whole
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_detail_adds_and_changes_nothing_else(task, records, learned):
+    plain = evaluate(learned(task), records, batch_size=4)
+    found = score(learned(task), records, batch_size=4, detail=DETAIL).compute()
+    assert {v: {k: found[v][k] for k in values} for v, values in plain.items()} == plain
+    more = {view: set(found[view]) - set(plain[view]) for view in found}
+    semantic = {"boundary_f1", "boundary_f1_per_class", "ece", "mce", "intervals"}
+    expected = {"semantic": semantic, "instance": set(), "panoptic": {"intervals"}}
+    assert more == {view: expected[view] for view in found}
+
+
+def test_detail_is_what_the_metrics_give(records, classes, learned):
+    model = learned("semantic")
+    boundary, calibration = BoundaryMetrics([c.name for c in classes], tolerance=0.02), CalibrationMetrics()
+    for record in records:
+        (found,) = model.predict([decode(record)])
+        boundary.update(record.semantic, found.semantic)
+        calibration.update(record.semantic, found.semantic, found.confidence)
+    found = score(model, records, batch_size=2, detail=DETAIL).compute()["semantic"]
+    expected = {**boundary.compute(), **calibration.compute()}
+    assert {key: found[key] for key in expected} == expected
+    assert None not in (found["boundary_f1"], found["ece"])
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+def test_detail_of_shares_is_that_of_the_whole(task, records, learned):
+    whole = score(learned(task), records, batch_size=4, detail=DETAIL)
+    first, second = (
+        score(learned(task), records, batch_size=4, indices=p, detail=DETAIL) for p in ([0, 1], range(2, 7))
+    )
+    first.merge(second)
+    assert first.compute() == whole.compute()
+    assert whole.images.keys() == {"semantic", "boundary"} | ({"panoptic"} if task == "panoptic" else set())
+    for name, images in whole.images.items():
+        assert np.array_equal(np.stack(images), np.stack(first.images[name]))
+
+
+@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+def test_intervals_stand_around_the_scores(task, records, classes, learned):
+    found = score(learned(task), records, batch_size=4, detail=DETAIL).compute()
+    for view, keys in {"semantic": ("miou", "pixel_accuracy", "dice", "boundary_f1"), "panoptic": ("pq",)}.items():
+        for key in keys if view in found else ():
+            low, high = found[view]["intervals"][key]
+            assert 0 <= low < found[view][key] < high <= 1, key
+    by_class = found["semantic"]["intervals"]["iou"]
+    assert list(by_class) == [c.name for c in classes]
+    assert {name for name, ends in by_class.items() if ends is None} == {
+        name for name, value in found["semantic"]["iou"].items() if value is None
+    }
+    assert "intervals" not in score(learned(task), records[:1], batch_size=1, detail=DETAIL).compute()["semantic"]
+
+
+def test_a_model_without_probabilities_has_no_calibration(records, learned):
+    found = score(learned("panoptic"), records, batch_size=4, detail=DETAIL).compute()["semantic"]
+    assert (found["ece"], found["mce"]) == (None, None)
+
+
 def test_a_batch_holds_one_size(records, learned):
     model = learned("semantic")
     score(model, records, batch_size=2)
@@ -81,7 +141,7 @@ def test_without_a_thing_there_is_no_ap(records, classes, learned):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_undefined_values_are_strict_json(task, records, classes):
-    nothing = Evaluator(task=task, classes=classes).compute()
+    nothing = Evaluator(task=task, classes=classes, detail=DETAIL).compute()
     assert "NaN" not in json.dumps(nothing, allow_nan=False)
     assert nothing[task][{"semantic": "miou", "instance": "ap", "panoptic": "pq"}[task]] is None
 

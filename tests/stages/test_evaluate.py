@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from pipelines.data import shards
 from pipelines.data.formats import shapes
 from pipelines.errors import DataError
 from pipelines.inference import package
+from pipelines.metrics import semantic
 from pipelines.pixels import Pixels
 from pipelines.stage import Paths
 from stages import evaluate
@@ -78,11 +80,22 @@ def test_writes_what_it_promises(task, project, dataset):
     assert set(summary) == {headlines[view] for view in VIEWS[task]}
     assert all(0 <= metrics[view][headlines[view]] <= 1 for view in VIEWS[task])
     plots = {p.name for p in (paths.out / "plots").iterdir()}
-    semantic, instance = {"iou_per_class.csv", "confusion.csv"}, {"precision_recall.csv"}
-    expected = {"semantic": semantic, "instance": instance, "panoptic": semantic | instance}[task]
+    maps, instance = {"iou_per_class.csv", "confusion.csv"}, {"precision_recall.csv"}
+    expected = {"semantic": maps | {"calibration.csv"}, "instance": instance, "panoptic": maps | instance}[task]
     assert plots == {"learning_curves.csv", "predictions.jpg"} | expected
     page = (paths.out / "report.html").read_text()
     assert manifest.hash in page
+    rows = (paths.out / "images.csv").read_text().splitlines()
+    assert [rows[0], len(rows)] == [f"id,{headlines[task]}", 5]
+    with np.load(paths.out / "images.npz", allow_pickle=False) as sums:
+        assert sums["ids"].tolist() == [row.split(",")[0] for row in rows[1:]]
+        counts = {name: sums[name] for name in sums if name != "ids"}
+    assert {"semantic": {"semantic", "boundary"}, "instance": set(), "panoptic": {"semantic", "boundary", "panoptic"}}[
+        task
+    ] == set(counts)
+    if "semantic" in counts:  # what was kept of each image makes up what was reported of all
+        found = semantic.scores(counts["semantic"].sum(axis=0))
+        assert found["miou"] == pytest.approx(metrics["semantic"]["miou"])
     assert len(page) < 3_000_000
 
 
