@@ -3,11 +3,13 @@
 MobileNetV3-Large, its last stage dilated to output stride 16; 128 channels of its end, weighed by what the image as a
 whole says; scores from these and, added to them, from the features at stride 8.
 
-`channels` is the width in front of the classifier (128). Deviations: any timm encoder that can be dilated; the last
-stage at its full width and one pooling over the whole image, as in torchvision, where the paper halves the width and
-pools over 49x49 windows. The coarse scores are scaled up, not the features they are taken from: the same numbers
-(both steps are linear), and less work. Held against torchvision's with equal weights; there the first convolution of
-the dilated stage is dilated too, which timm, as the authors' code, leaves undilated.
+`channels` is the width in front of the classifier (128). Deviations: any timm encoder that can be dilated; the finer
+features are the last at stride 8, where the authors take those inside that block, three times as wide, and torchvision
+those two blocks before; the last stage at its full width and one pooling over the whole image, as in torchvision, where
+the paper halves the width and pools over windows of 49x49. The coarse scores are scaled up, not the features they are
+taken from: the same numbers (both steps are linear), and less work.
+
+Held against torchvision's with equal weights, but for the layers that its test names.
 """
 
 from torch import Tensor, nn
