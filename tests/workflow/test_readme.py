@@ -5,11 +5,13 @@ import itertools
 import re
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from pipelines import config
+from pipelines.config.sections import FormatName
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ("README.md", "CONTRIBUTING.md", "data/README.md")
@@ -56,7 +58,7 @@ def test_tables_name_what_there_is() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \|", README, flags=re.M)
     names = {
         *config.MODEL_TASKS,
-        *config.FormatName.__args__,
+        *get_args(FormatName),
         *yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"],
     }
     assert set(rows) == names
