@@ -47,9 +47,8 @@ def double_conv(inputs: int, outputs: int, conv: Conv) -> nn.Sequential:
     return nn.Sequential(conv(inputs, outputs), conv(outputs, outputs))
 
 
-def centre(x: Tensor, like: Tensor) -> Tensor:
-    """The middle of x, of the other's size."""
-    height, width = like.shape[-2:]
+def centre(x: Tensor, height: int, width: int) -> Tensor:
+    """The middle of x, of that size."""
     top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
     return x[..., top : top + height, left : left + width]
 
@@ -96,7 +95,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | None) -> Tensor:
         x = self.up(x)
-        joined: Tensor = self.convs(x if skip is None else torch.cat([centre(skip, x), x], dim=1))
+        joined: Tensor = self.convs(x if skip is None else torch.cat([centre(skip, *x.shape[-2:]), x], dim=1))
         return joined
 
 
@@ -135,8 +134,8 @@ class UNet(SemanticModel):
 
     def surrounded(self, images: Tensor) -> Tensor:
         """float[b, c, h + 2 * context, w + 2 * context] -> logits[b, classes, h, w]."""
-        inside = images[..., self.context : -self.context, self.context : -self.context] if self.context else images
-        return centre(self.network(images), inside)
+        height, width = images.shape[-2:]
+        return centre(self.network(images), height - 2 * self.context, width - 2 * self.context)
 
     def network(self, images: Tensor) -> Tensor:
         """The figure of the paper; unpadded, what goes in is 184 pixels larger than what comes out."""
