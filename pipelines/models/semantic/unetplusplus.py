@@ -12,8 +12,8 @@ the encoder neither. Without deep supervision the deepest end alone has a classi
 The encoder is the paper's own (U-Net's with half the channels, 32 to 512) or any timm encoder, of whose strides the
 last five count; where the first of these is not 1, scores are scaled up bilinearly from there, and with fewer of them
 the net is less deep. `channels` is the width at stride 4 (the paper: 128), halved or doubled with each step.
-Deviations: batch norm in place of the convolutions' biases and of dropout. Held against the authors' parameter count and
-against MONAI's with equal weights.
+Deviations: batch norm in place of the convolutions' biases and of dropout. Held against the authors' parameter count,
+and against MONAI's with equal weights.
 """
 
 import math
