@@ -14,13 +14,16 @@ def noise(name: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def fill(model: nn.Module) -> nn.Module:
-    """In float64: linear layers and convolutions of He's variance, norms that are not the identity."""
-    model.double()
+    """On the CPU and in float64, whatever it was built on: linear layers and convolutions of He's variance, norms that
+    are not the identity."""
+    model.to_empty(device="cpu").double()
     for name, value in model.state_dict().items():
         if value.ndim > 1:
             value.copy_(noise(name, value.shape) * (24 / value[0].numel()) ** 0.5)
         elif value.is_floating_point():
             value.copy_(noise(name, value.shape) + name.endswith(("weight", "running_var")))
+        else:
+            value.zero_()
     return model
 
 

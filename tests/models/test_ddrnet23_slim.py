@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.errors import ConfigError
 from pipelines.models.semantic.ddrnet23_slim import DAPPM, DDRNet23Slim
@@ -50,6 +51,14 @@ def test_the_paper_s_network_has_the_paper_s_parameters():
     counted = stem + trunk + low + high + fusions + pooling + head
     assert round(counted / 1e6, 1) == 5.7  # the paper's table 4, without the head that only helps to train
     assert sum(p.numel() for p in ours.parameters()) == counted + auxiliary
+
+
+def test_the_paper_s_network_costs_what_the_paper_says():
+    with torch.device("meta"):
+        ours, image = DDRNet23Slim(classes=classes_of(19)).eval(), torch.empty(1, 3, 1024, 2048)
+    with FlopCounterMode(display=False) as counter:
+        ours(image)
+    assert round(counter.get_total_flops() / 2e9, 1) == 36.3  # giga multiply-adds at 1024x2048, the same table
 
 
 def test_it_gives_what_the_authors_network_gives():

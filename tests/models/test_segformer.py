@@ -5,6 +5,7 @@ import segmentation_models_pytorch as smp
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.errors import ConfigError
 from pipelines.models import mix_transformer
@@ -32,12 +33,13 @@ def pour(ours: SegFormer, theirs: smp.Segformer) -> None:
 
 @pytest.mark.parametrize(("encoder", "channels"), [("mit_b0", 256), ("mit_b2", 768)])
 def test_it_is_smp_s(encoder, channels):
-    # Not fresh weights: with those, attention is next to uniform.
-    ours = fill(SegFormer(classes=classes_of(5), encoder=encoder)).eval()
+    with torch.device("meta"):
+        ours = SegFormer(classes=classes_of(5), encoder=encoder)
     theirs = reference(encoder, channels, classes=5).double().eval()
+    fill(ours).eval()  # not fresh weights: with those, attention is next to uniform
     pour(ours, theirs)
     theirs.segmentation_head[1] = nn.Identity()  # smp interpolates from corner to corner there
-    images = noise("images", (2, 3, 64, 96))
+    images = noise("images", (1, 3, 64, 96))
     with torch.no_grad():
         for mine, other in zip(ours.encoder(images), theirs.encoder(images)[2:], strict=True):
             torch.testing.assert_close(mine, other)
@@ -60,6 +62,18 @@ def test_the_paper_s_encoder_is_the_smallest():
     # That of smp, and of the authors' checkpoint for ADE20K: 3.752694 million.
     assert ours.encoder.name == "mit_b0"
     assert sum(p.numel() for p in ours.parameters()) == 3_752_694
+
+
+def test_it_costs_less_than_the_paper_s_for_the_same_numbers():
+    with torch.device("meta"):
+        ours, image = SegFormer(classes=classes_of(150)), torch.empty(1, 3, 512, 512)
+    costs = []
+    for model in (reference("mit_b0", 256, classes=150).to("meta"), ours):
+        with FlopCounterMode(display=False) as counter:
+            model.eval()(image)
+        costs.append(counter.get_total_flops() / 2e9)
+    assert round(costs[0], 1) == 8.4  # the paper's table 1: giga multiply-adds at 512x512
+    assert costs[1] < 0.7 * costs[0]
 
 
 def test_keys_and_values_come_from_a_coarser_map():
