@@ -1,6 +1,7 @@
 """train: data-parallel training on Ray Train, resumed where an interrupted run of the same inputs stood.
 
-Reads results/ingest, results/tune/best.yaml (merged over params.yaml) and the sections task, seed, model, loss, train.
+Reads results/ingest, results/tune/best.yaml (merged over params.yaml), results/validate/balance.json where class
+weights or repeat factors are asked for, and the sections task, seed, model, loss, train.
 Writes model.safetensors and model.json (the epoch that did best on the validation split) and history.csv.
 """
 
@@ -17,7 +18,7 @@ KEPT = 3  # interrupted runs that can be resumed
 def run(params: Params, paths: Paths) -> Summary:
     from pipelines.cluster import cluster, use_gpu
     from pipelines.data.shards import read_manifest
-    from pipelines.training import distributed
+    from pipelines.training import balance, distributed
     from pipelines.training.events import Event, EventLog, Follower
     from pipelines.training.fingerprint import fingerprint, with_absolute_weights
     from pipelines.training.monitor import Monitor
@@ -26,7 +27,9 @@ def run(params: Params, paths: Paths) -> Summary:
     params = config.parse(raw, "params.yaml with results/tune/best.yaml over it")
     data, epochs, metric = paths.of("ingest"), params.train.epochs, HEADLINE[params.task]
     raw = with_absolute_weights(raw, paths.root)
-    known_by = fingerprint(raw, read_manifest(data).hash)
+    dataset = read_manifest(data).hash
+    balanced = balance.read(paths.of("validate") / "balance.json", dataset, [params])
+    known_by = fingerprint(raw, dataset, balanced)
     state = paths.runs / f"train-{known_by[:16]}"
     files.keep_newest(paths.runs, "train-*", KEPT)
     progress, best = Progress("train", 0, "steps"), [0.0]
@@ -51,7 +54,12 @@ def run(params: Params, paths: Paths) -> Summary:
     ):
         events.mark("Ray started")
         distributed.train(
-            raw, data=data, state=state, fingerprint=known_by, gpu=use_gpu(params.train.device, params.train.workers)
+            raw,
+            data=data,
+            state=state,
+            fingerprint=known_by,
+            gpu=use_gpu(params.train.device, params.train.workers),
+            balance=balanced,
         )
         from pipelines.training import result  # needs torch and all of the loop, which training did not wait for
 

@@ -1,6 +1,7 @@
 """tune: search the parameters that tune.space names, with Ray Tune.
 
-Reads results/ingest and the sections task, seed, model, loss, train and tune.
+Reads results/ingest, results/validate/balance.json where a candidate asks for class weights or repeat factors, and the
+sections task, seed, model, loss, train and tune.
 Writes best.yaml (what `train` merges over params.yaml; empty without trials) and trials.csv.
 """
 
@@ -23,15 +24,18 @@ def run(params: Params, paths: Paths) -> Summary:
 
     from pipelines.cluster import cluster
     from pipelines.data.shards import read_manifest
-    from pipelines.training import search
+    from pipelines.training import balance, search
     from pipelines.training.fingerprint import fingerprint, with_absolute_weights
     from pipelines.training.monitor import Monitor
 
     raw = with_absolute_weights(config.read(paths.root / "params.yaml"), paths.root)
-    known_by = fingerprint(raw, read_manifest(paths.of("ingest")).hash)
+    drawn = search.candidates(raw, settings.space, trials=settings.trials, seed=params.seed)
+    dataset = read_manifest(paths.of("ingest")).hash
+    wanted = [config.parse(config.merge(raw, values)) for values in drawn]
+    balanced = balance.read(paths.of("validate") / "balance.json", dataset, wanted)
+    known_by = fingerprint(raw, dataset, balanced)
     state = paths.runs / f"tune-{known_by[:16]}"
     files.remove(state)
-    drawn = search.candidates(raw, settings.space, trials=settings.trials, seed=params.seed)
     metric = HEADLINE[params.task]
     progress = Progress("tune", settings.trials * settings.epochs, "epochs at most")
     epochs = 0
@@ -54,7 +58,7 @@ def run(params: Params, paths: Paths) -> Summary:
         Monitor(paths.root, name="tune", params=raw, tags=tags, children=children) as monitor,
         progress,
     ):
-        trials = search.search(raw, drawn, data=paths.of("ingest"), state=state, on_result=told)
+        trials = search.search(raw, drawn, data=paths.of("ingest"), state=state, on_result=told, balance=balanced)
         winner = search.best(trials)
         monitor.metrics({f"best_{metric}": winner.score or 0.0}, step=0)
     write(paths.out, winner.values, trials)

@@ -11,9 +11,12 @@ from typing import Any
 from pipelines import config
 from pipelines.cluster import check_cpus
 from pipelines.errors import MasklineError, RunError
+from pipelines.training.balance import Balance
 
 
-def train(raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, gpu: bool) -> None:
+def train(
+    raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, gpu: bool, balance: Balance | None = None
+) -> None:
     """Run the job to its end; `result.take(state, ...)` then has the model. Ray must be up."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -34,6 +37,7 @@ def train(raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, gpu
                 "state": str(state),
                 "fingerprint": fingerprint,
                 "gpu": gpu,
+                "balance": balance,
             },
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
@@ -90,7 +94,7 @@ def _worker(job: dict[str, Any]) -> None:
         device=device,
         wrap=ray.train.torch.prepare_model,
     )
-    task = Job(params=params, data=Path(job["data"]), state=Path(job["state"]))
+    task = Job(params=params, data=Path(job["data"]), state=Path(job["state"]), balance=job["balance"])
     fit(task, group)
     if group.rank == 0:
         result.write(task, raw=job["raw"], fingerprint=job["fingerprint"])

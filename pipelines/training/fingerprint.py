@@ -1,20 +1,24 @@
 """What a training run is known by, so that no other is resumed in its place."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipelines import files
 from pipelines.config import HEADLINE, merge
 from pipelines.errors import ConfigError
+from pipelines.training.balance import Balance
 
 CODE = Path(__file__).resolve().parents[1]
 # What in it a model follows from.
-ROOMS = ("data", "evaluation", "inference", "loading", "losses", "metrics", "models", "targets.py", "training")
+ROOMS = (
+    "data", "evaluation", "inference", "loading", "losses", "metrics", "models", "pixels.py", "targets.py", "training",
+)  # fmt: skip
 
 
-def fingerprint(raw: dict[str, Any], dataset: str) -> str:
-    """Of everything that training follows from: parameters, data, code. What was begun under another fingerprint is
-    never resumed."""
+def fingerprint(raw: dict[str, Any], dataset: str, balance: Balance | None = None) -> str:
+    """Of everything that training follows from: parameters, data and how it is balanced, code. What was begun under
+    another fingerprint is never resumed."""
     sections = {name: raw[name] for name in ("task", "seed", "model", "loss", "train")}
     # How often to try again, and how many processes load, change no weight: an interrupted run may be given more.
     sections["train"] = {k: v for k, v in raw["train"].items() if k not in ("max_failures", "loader_workers")}
@@ -22,7 +26,7 @@ def fingerprint(raw: dict[str, Any], dataset: str) -> str:
     initial = files.sha256(weights) if weights.is_file() else ""
     paths = [path.relative_to(CODE) for path in CODE.rglob("*.py")]
     code = {str(path): files.sha256(CODE / path) for path in paths if path.parts[0] in ROOMS}
-    return files.digest(sections, dataset, code, initial, HEADLINE[raw["task"]])
+    return files.digest(sections, dataset, code, initial, HEADLINE[raw["task"]], balance and asdict(balance))
 
 
 def with_absolute_weights(raw: dict[str, Any], root: Path) -> dict[str, Any]:

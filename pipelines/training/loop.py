@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,13 +20,16 @@ from pipelines.inference import package
 from pipelines.inference.predictor import Predictor
 from pipelines.loading.augment import Augment
 from pipelines.loading.batch import Batch, decode
+from pipelines.loading.border import Border
 from pipelines.loading.loader import training_loader
+from pipelines.loading.repeats import image_factors
 from pipelines.loading.sampler import GlobalBatches
 from pipelines.losses import build as build_loss
 from pipelines.models.contract import FittedModel, PixelLoss, SegmentationModel
 from pipelines.pixels import Pixels
 from pipelines.targets import Targets
 from pipelines.training import optim
+from pipelines.training.balance import Balance
 from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.events import EventLog
 
@@ -39,6 +43,7 @@ class Job:
     params: Params
     data: Path  # the folder of dataset.json
     state: Path  # where checkpoints and events are kept
+    balance: Balance | None = None  # where the parameters ask for it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +105,8 @@ class _Run:
         self.model = built.to(group.device)
         self.checkpoints = Checkpoints(job.state / "checkpoints")
         self.events = EventLog(job.state / "events.jsonl")
-        step = LossStep(self.model, build_loss(params.loss.semantic.weighted()), params.loss.terms.model_dump())
+        pixel_loss = build_loss(params.loss.semantic.weighted(), job.balance.class_weights if job.balance else {})
+        step = LossStep(self.model, pixel_loss.to(group.device), params.loss.terms.model_dump())
         self.fitted = self.model if isinstance(self.model, FittedModel) else None
         self.optimizer = optim.build(
             self.model, name=train.optimizer, learning_rate=train.learning_rate, weight_decay=train.weight_decay
@@ -118,10 +124,11 @@ class _Run:
             seed=params.seed,
             rank=group.rank,
             world=group.world,
+            factors=_factors(job, self.readers["train"]),
         )
         self.loader = training_loader(
             self.readers["train"],
-            Augment(**train.augment.model_dump()),
+            Augment(**train.augment.model_dump(), border=_border(params)),
             batches=self.batches,
             stride=self.model.stride,
             workers=train.loader_workers,
@@ -247,6 +254,21 @@ class _Run:
             parts[0].merge(part)
         merged: Evaluator = parts[0]
         return merged
+
+
+def _factors(job: Job, reader: ShardReader) -> np.ndarray | None:
+    """How often each training image comes in an epoch."""
+    if job.params.train.sampling == "uniform":
+        return None
+    if job.balance is None:
+        raise ValueError("train.sampling: repeat_factor asks for a job with a balance")
+    return image_factors(reader, job.balance.repeat_factors)
+
+
+def _border(params: Params) -> Border | None:
+    """The map that the loader makes, where a loss asks for it."""
+    loss = params.loss.semantic.border_cross_entropy
+    return Border(weight=loss.border_weight, sigma=loss.sigma) if loss and loss.weight > 0 else None
 
 
 def _number(value: float | None) -> float:

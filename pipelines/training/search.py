@@ -16,6 +16,7 @@ from pipelines import config
 from pipelines.cluster import largest_node, use_gpu
 from pipelines.config import HEADLINE
 from pipelines.errors import InputError, MasklineError, RunError
+from pipelines.training.balance import Balance
 
 WORST = -1.0  # below every metric
 
@@ -58,6 +59,7 @@ def search(
     data: Path,
     state: Path,
     on_result: Callable[[int, Mapping[str, Any]], None],
+    balance: Balance | None = None,
 ) -> list[Trial]:
     """Run a trial for each candidate; the driver calls `on_result(trial, row)` after each epoch. Ray must be up."""
     import ray
@@ -79,7 +81,9 @@ def search(
         def __reduce__(self) -> Any:  # Tune stores the callbacks with its state; this one belongs to the process
             return tune.Callback, ()
 
-    trainable = tune.with_parameters(_trial, raw=raw, drawn=drawn, data=str(data), state=str(state), gpu=gpu)
+    trainable = tune.with_parameters(
+        _trial, raw=raw, drawn=drawn, data=str(data), state=str(state), gpu=gpu, balance=balance
+    )
     tuner = tune.Tuner(
         tune.with_resources(trainable, share),
         param_space={"trial": tune.grid_search(list(range(len(drawn))))},
@@ -134,7 +138,14 @@ def best(trials: list[Trial]) -> Trial:
 
 
 def _trial(
-    chosen: dict[str, int], *, raw: dict[str, Any], drawn: list[dict[str, Any]], data: str, state: str, gpu: bool
+    chosen: dict[str, int],
+    *,
+    raw: dict[str, Any],
+    drawn: list[dict[str, Any]],
+    data: str,
+    state: str,
+    gpu: bool,
+    balance: Balance | None,
 ) -> None:
     """One candidate, in a Ray worker; paused while it waits for the others, it goes on from its own checkpoint."""
     import tempfile
@@ -159,7 +170,9 @@ def _trial(
         report(**row, score=row[f"val_{HEADLINE[params.task]}"])
 
     try:
-        fit(Job(params=params, data=Path(data), state=Path(state) / f"trial-{number}"), group, on_epoch)
+        fit(
+            Job(params=params, data=Path(data), state=Path(state) / f"trial-{number}", balance=balance), group, on_epoch
+        )
     except MasklineError as error:
         # Where these parameters lead is a result, and the worst: to try again would change nothing.
         wrong_input = str(error) if isinstance(error, InputError) else ""

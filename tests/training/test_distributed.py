@@ -24,6 +24,7 @@ from pipelines.errors import DataError, RunError
 from pipelines.evaluation.evaluator import evaluate
 from pipelines.inference import package
 from pipelines.training import distributed
+from pipelines.training.balance import Balance
 from pipelines.training.result import RESULT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,9 +34,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def train(ray: None, small: Callable[..., dict[str, Any]], dataset: Path, tmp_path: Path) -> Callable[..., Path]:
     """train("first", {"train.epochs": 3}) -> the state folder of a job that two workers have finished."""
 
-    def run(name: str, changes: dict[str, Any], data: Path = dataset) -> Path:
+    def run(name: str, changes: dict[str, Any], data: Path = dataset, balance: Balance | None = None) -> Path:
         raw = small("semantic", {"train.workers": 2, **changes})
-        distributed.train(raw, data=data, state=tmp_path / name, fingerprint="f", gpu=False)
+        distributed.train(raw, data=data, state=tmp_path / name, fingerprint="f", gpu=False, balance=balance)
         return tmp_path / name
 
     return run
@@ -58,6 +59,22 @@ def test_two_workers_leave_the_model_that_they_measured(train, dataset):
     found = evaluate(package.load(state / RESULT), ShardReader(dataset, "val"), batch_size=2)
     assert found["semantic"]["miou"] > 0
     assert description["metrics"] == {"val_miou": found["semantic"]["miou"]}
+
+
+@pytest.mark.slow
+def test_two_workers_take_their_shares_of_a_balanced_epoch(train):
+    """A weight of 0 for all classes leaves no loss, which says that the weights have come to the workers."""
+    changes = {
+        "train.epochs": 1, "train.sampling": "repeat_factor", "loss.semantic.dice.weight": 0.0,
+        "loss.semantic.cross_entropy.class_weights": "median_frequency",
+        "loss.semantic.border_cross_entropy.weight": 1.0,
+        "loss.semantic.border_cross_entropy.class_weights": "median_frequency",
+    }  # fmt: skip
+    nothing = Balance(class_weights={"median_frequency": [0.0] * 10}, repeat_factors=[2.0] * 10)
+    state = train("a", changes, balance=nothing)
+    events = [json.loads(line) for line in (state / "events.jsonl").read_text().splitlines()]
+    assert next(e for e in events if e["kind"] == "step")["steps"] == 6
+    assert [e["train_loss"] for e in events if e["kind"] == "epoch"] == [0.0]
 
 
 def test_the_root_cause_is_not_the_collective_that_broke_with_it():

@@ -7,6 +7,7 @@ import grimp
 
 from pipelines import config
 from pipelines.training import fingerprint as module
+from pipelines.training.balance import Balance
 from pipelines.training.fingerprint import fingerprint
 
 
@@ -18,6 +19,15 @@ def test_the_fingerprint_is_of_all_that_training_follows_from(small):
     others = [fingerprint(config.merge(raw, change), "d") for change in changes]
     others += [fingerprint(small("semantic"), "d"), fingerprint(raw, "e")]
     assert len({fingerprint(raw, "d"), *others}) == 1 + len(others)
+
+
+def test_the_fingerprint_is_of_the_class_weights_and_repeat_factors_that_are_used(small):
+    def of(weights: list[float], factors: list[float]) -> str:
+        return fingerprint(small(), "d", Balance(class_weights={"median_frequency": weights}, repeat_factors=factors))
+
+    assert of([1.0, 2.0], [1.0, 1.5]) == of([1.0, 2.0], [1.0, 1.5])
+    others = {of([1.0, 2.0], [1.0, 1.5]), of([1.0, 2.5], [1.0, 1.5]), of([1.0, 2.0], [1.0, 3.0])}
+    assert len({fingerprint(small(), "d"), *others}) == 4
 
 
 def test_the_fingerprint_follows_the_code(small, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from pipelines.data.formats import shapes
 from pipelines.data.shards import ShardReader
 from pipelines.errors import DataError, RunError
 from pipelines.evaluation.evaluator import VIEWS
+from pipelines.training.balance import Balance
 from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.loop import Group, Job, Row, fit
 
@@ -24,8 +25,14 @@ MODELS = config.MODEL_TASKS
 def job(dataset: Path, small: Callable[..., dict[str, Any]], tmp_path: Path) -> Callable[..., Job]:
     """job("a", "semantic", {"train.epochs": 3}) -> what is to be trained, with its state in a folder of that name."""
 
-    def describe(name: str, task: str = "panoptic", changes: dict[str, Any] | None = None, data: Path = dataset) -> Job:
-        return Job(params=config.parse(small(task, changes or {})), data=data, state=tmp_path / name)
+    def describe(
+        name: str,
+        task: str = "panoptic",
+        changes: dict[str, Any] | None = None,
+        data: Path = dataset,
+        balance: Balance | None = None,
+    ) -> Job:
+        return Job(params=config.parse(small(task, changes or {})), data=data, state=tmp_path / name, balance=balance)
 
     return describe
 
@@ -121,6 +128,68 @@ def test_a_killed_run_goes_on_to_the_same_weights(job, name):
     torch.manual_seed(99)
     rows = fit(resumed, Group())
     assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert_same_run(through, resumed)
+
+
+SCHEME = "loss.semantic.cross_entropy.class_weights"
+BORDER = {"weight": 1.0, "class_weights": "none", "border_weight": 10.0, "sigma": 5.0}
+
+
+def balance(weight: float = 1.0, factor: float = 1.0) -> Balance:
+    """Of ten classes: what each weighs, and how often images with the last one come."""
+    return Balance(class_weights={"inverse_frequency": [weight] * 10}, repeat_factors=[1.0] * 9 + [factor])
+
+
+def test_class_weights_weigh(job):
+    changes = {"loss.semantic.dice.weight": 0.0, "train.epochs": 1}
+    plain = fit(job("plain", "semantic", changes), Group())
+    unused = fit(job("unused", "semantic", changes, balance=balance(0.0, 9.0)), Group())
+    assert untimed(unused) == untimed(plain)
+    changes[SCHEME] = "inverse_frequency"
+    ones = fit(job("ones", "semantic", changes, balance=balance(1.0)), Group())
+    assert ones[0]["train_loss"] == pytest.approx(plain[0]["train_loss"], rel=1e-4)
+    nothing = fit(job("nothing", "semantic", changes, balance=balance(0.0)), Group())
+    assert nothing[0]["train_loss"] == 0
+
+
+def test_repeat_factors_lengthen_an_epoch(job, dataset):
+    changes = {"train.sampling": "repeat_factor", "train.epochs": 1}
+    rare = [bool((r.semantic == 9).any()) for r in ShardReader(dataset, "train")]
+    steps = (len(rare) + 2 * sum(rare)) // 4
+    assert 3 < steps < 9
+    fit(job("a", "semantic", changes, balance=balance(factor=3.0)), Group())
+    events = [json.loads(line) for line in (job("a").state / "events.jsonl").read_text().splitlines()]
+    assert next(e for e in events if e["kind"] == "step")["steps"] == steps
+    with pytest.raises(ValueError, match="asks for a job with a balance"):
+        fit(job("b", "semantic", changes), Group())
+
+
+def test_a_border_map_comes_with_the_loss_that_learns_from_it(job):
+    """In the first step, on the same weights and crops, borders cost more than cross entropy alone."""
+    alone = {"loss.semantic.cross_entropy.weight": 0.0, "loss.semantic.dice.weight": 0.0, "train.epochs": 1}
+    alone["train.learning_rate"] = 1e-9
+    plain = fit(job("plain", "semantic", {**alone, "loss.semantic.cross_entropy.weight": 1.0}), Group())
+    border, flat = (
+        fit(
+            job(str(w), "semantic", {**alone, "loss.semantic.border_cross_entropy": {**BORDER, "border_weight": w}}),
+            Group(),
+        )
+        for w in (10.0, 0.0)
+    )
+    assert flat[0]["train_loss"] == pytest.approx(plain[0]["train_loss"], rel=1e-5)
+    assert border[0]["train_loss"] > 1.05 * plain[0]["train_loss"]
+
+
+def test_a_killed_run_with_all_of_it_goes_on_to_the_same_weights(job):
+    changes = {
+        SCHEME: "inverse_frequency", "train.sampling": "repeat_factor", "train.epochs": 2,
+        "loss.semantic.border_cross_entropy": BORDER,
+    }  # fmt: skip
+    through, resumed = (job(n, "semantic", changes, balance=balance(0.5, 1.5)) for n in ("through", "resumed"))
+    fit(through, Group())
+    with pytest.raises(KilledError):
+        fit(resumed, Group(), killer(0))
+    fit(resumed, Group())
     assert_same_run(through, resumed)
 
 

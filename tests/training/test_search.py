@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pipelines import config
 from pipelines.errors import RunError
 from pipelines.training import search
+from pipelines.training.balance import Balance
 from pipelines.training.search import Trial, best, candidates
 
 RAW = config.read(Path(__file__).resolve().parents[2] / "params.yaml")
@@ -73,7 +74,7 @@ def test_a_search_in_which_all_fails_says_why():
         best([trial(0, None, 0, "non-finite loss"), trial(1, None, 0, "other")])
 
 
-Search = Callable[[list[dict[str, Any]], dict[str, Any]], tuple[list[Trial], list[tuple[int, int]]]]
+Search = Callable[..., tuple[list[Trial], list[tuple[int, int]]]]
 
 
 @pytest.fixture
@@ -81,13 +82,20 @@ def run(ray: None, small: Callable[..., dict[str, Any]], dataset: Path, tmp_path
     """run(candidates, changes) -> the trials, and (trial, epoch) of each result in the order of their arrival."""
     searches: list[Path] = []
 
-    def start(drawn: list[dict[str, Any]], changes: dict[str, Any]) -> tuple[list[Trial], list[tuple[int, int]]]:
+    def start(
+        drawn: list[dict[str, Any]], changes: dict[str, Any], balance: Balance | None = None
+    ) -> tuple[list[Trial], list[tuple[int, int]]]:
         settings = {"tune.grace_epochs": 1, "tune.reduction_factor": 2, "tune.concurrent": 2}
         raw = small("semantic", {**settings, "tune.trials": len(drawn), **changes})
         searches.append(tmp_path / str(len(searches)))
         told: list[tuple[int, int]] = []
         found = search.search(
-            raw, drawn, data=dataset, state=searches[-1], on_result=lambda n, row: told.append((n, row["epoch"]))
+            raw,
+            drawn,
+            data=dataset,
+            state=searches[-1],
+            on_result=lambda n, row: told.append((n, row["epoch"])),
+            balance=balance,
         )
         return found, told
 
@@ -114,6 +122,18 @@ def test_trials_are_halved_and_the_one_that_leads_runs_to_the_end(run):
     assert winner.epochs == 4
     assert winner.score > max(t.score for t in trials if t.epochs == 1)
     assert [t.error for t in trials[:3]] == ["", "", ""]
+
+
+@pytest.mark.slow
+def test_class_weights_and_the_sampling_can_be_searched(run):
+    drawn = [
+        {"loss.semantic.cross_entropy.class_weights": "inverse_frequency", "train.sampling": "uniform"},
+        {"loss.semantic.cross_entropy.class_weights": "none", "train.sampling": "repeat_factor"},
+    ]
+    balance = Balance(class_weights={"inverse_frequency": [1.0, *[5.0] * 9]}, repeat_factors=[2.0] * 10)
+    trials, _ = run(drawn, {"tune.epochs": 1}, balance=balance)
+    assert [t.error for t in trials] == ["", ""]
+    assert all(t.score > 0 for t in trials)
 
 
 @pytest.mark.slow
