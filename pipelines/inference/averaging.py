@@ -16,7 +16,7 @@ def probabilities(model: SegmentationModel, images: Tensor, pixels: Pixels, infe
     seen = pixels.normalise(images)
     total = torch.zeros(())
     for scale in inference.scales:
-        scaled = seen if scale == 1 else resize(seen, [max(1, round(side * scale)) for side in size])
+        scaled = seen if scale == 1 else resize(seen, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
         for flipped in (False, True) if inference.flip else (False,):
             found = _tiled(model, scaled.flip(-1) if flipped else scaled, inference)
             found = found.flip(-1) if flipped else found
