@@ -51,6 +51,7 @@ def test_the_paper_s_network_has_the_paper_s_parameters():
     expected = vgg + (9 * 512 * 1024 + 1024) + (1024 * 1024 + 1024) + (1024 * 21 + 21)
     assert count(ours) == expected
     assert round(expected / 1e6, 1) == 20.5  # table 2, "DeepLab-CRF-LargeFOV"
+    assert [m.p for m in ours.modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]  # VGG's, behind fc6 and fc7
 
 
 def test_fc6_looks_twelve_cells_away():

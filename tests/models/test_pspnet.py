@@ -23,6 +23,7 @@ def test_the_paper_s_network_has_the_paper_s_parameters():
     head = 9 * 4096 * 512 + 2 * 512 + 512 * 21 + 21
     auxiliary = 9 * 1024 * 256 + 2 * 256 + 256 * 21 + 21
     assert count(ours) == encoder + pyramid + head + auxiliary == 67_949_418
+    assert [m.p for m in ours.modules() if isinstance(m, nn.Dropout)] == [0.1, 0.1]  # the authors'; head and auxiliary
 
 
 def test_it_is_torchvision_s_and_smp_s_parts_in_the_paper_s_order():

@@ -14,6 +14,7 @@ is therefore the last one that is not dilated; the authors' stride before it. He
 torchvision's dilated ResNet-101, and the pyramid against its definition.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import torch
@@ -55,7 +56,7 @@ class DeepLabV2(SemanticModel):
         encoder: str = "paper",
         weights: str = "none",
         channels: int | None = None,
-        scales: tuple[float, ...] = (0.5, 0.75, 1.0),
+        scales: Sequence[float] = (0.5, 0.75, 1.0),
     ):
         super().__init__()
         self.scales = scales
