@@ -24,6 +24,7 @@ def ohem(
     entropy = F.cross_entropy(logits.float(), labels, ignore_index=IGNORE, reduction="none")  # -log(probability)
     known = labels != IGNORE
     hardest = entropy.detach().where(known, -1).flatten().sort(descending=True).values
-    least = (min_kept * known.sum()).ceil().long().clamp(min=1)  # a number on the device: nothing waits for it
-    kept = (entropy > -math.log(threshold)) | (entropy >= hardest[least - 1])
+    # Taken by an index that stays on the device: a number would make the host wait for it.
+    least = (min_kept * known.sum()).ceil().long().clamp(min=1)
+    kept = (entropy > -math.log(threshold)) | (entropy >= hardest.index_select(0, least.view(1) - 1))
     return weighted_mean(entropy, labels.where(kept, IGNORE), class_weights)
