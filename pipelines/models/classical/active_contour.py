@@ -11,11 +11,12 @@ from skimage.segmentation import morphological_chan_vese
 
 from pipelines.models.classical.base import Contours
 
-STEPS = 20
+STEPS = 10
 
 
 class ActiveContour(Contours):
-    settings = (1, 2, 4)
+    longest = 160
+    settings = (1, 2, 3)
 
     def claim(self, image: np.ndarray, scores: np.ndarray, of: int, setting: int) -> np.ndarray:
         begin = scores.argmax(axis=0) == of

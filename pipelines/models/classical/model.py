@@ -49,6 +49,7 @@ METHODS: dict[str, Method] = {
     "superpixels": Superpixels(),
 }
 JUDGED = 16  # images on which each setting is tried
+SHORTEST = 8  # pixels of either side
 Sample = tuple[np.ndarray, np.ndarray]  # RGB uint8[h, w, 3], class ids uint8[h, w]
 # method, labeller, image, setting -> scores
 Stage = Callable[[Method, Labeller, np.ndarray, Any], np.ndarray]
@@ -102,7 +103,7 @@ class Classical(FittedModel, SemanticModel):
         self.fitted.fill_(True)
 
 
-def classical(method: str, *, paper: str) -> ModelSpec:
+def baseline(method: str, *, paper: str) -> ModelSpec:
     """A row of the table MODELS."""
     return ModelSpec(build=partial(Classical, method), task="semantic", paper=paper)
 
@@ -111,7 +112,7 @@ def classical(method: str, *, paper: str) -> ModelSpec:
 def segment(
     pixels: Tensor, fitted: Tensor, setting: Tensor, prior: Tensor, tables: Sequence[Tensor], name: str
 ) -> Tensor:
-    """uint8[b, c, h, w] and a model's buffers -> log P(class) float32[b, classes, h, w]."""
+    """uint8[b, c, h, w] and a model's buffers -> float32[b, classes, h, w], of which softmax makes probabilities."""
     if not fitted:
         raise DataError(
             f"{name} has seen no image yet, and cannot tell the classes", do="fit it first: dvc repro train"
@@ -174,9 +175,9 @@ def colours(image: np.ndarray) -> np.ndarray:
 
 
 def resized(image: np.ndarray, longest: int, interpolation: int) -> np.ndarray:
-    """So that no side is longer; a smaller image as it is."""
+    """So that no side is longer; nor shorter than SHORTEST, below which some methods find nothing to work on."""
     scale = min(1.0, longest / max(image.shape[:2]))
-    height, width = (max(1, round(size * scale)) for size in image.shape[:2])
+    height, width = (max(SHORTEST, round(size * scale)) for size in image.shape[:2])
     resized: np.ndarray = cv2.resize(image, (width, height), interpolation=interpolation)
     return resized
 

@@ -38,6 +38,7 @@ def grown(colours: np.ndarray, order: np.ndarray, tolerance: float) -> np.ndarra
 
 
 class RegionGrowing(Regions):
+    longest = 240
     settings = (4.0, 8.0, 16.0)
 
     def regions(self, image: np.ndarray, setting: float) -> np.ndarray:
