@@ -35,6 +35,6 @@ def prepare() -> None:
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     if not os.environ.get("RAY_ADDRESS"):
-        # A Ray of our own serves this machine alone: without this, which Ray reads when it is first imported, it listens
-        # on every interface.
+        # A Ray of our own serves this machine alone: without this, which Ray reads when it is first imported, it
+        # listens on every interface.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

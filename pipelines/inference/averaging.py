@@ -7,6 +7,7 @@ from pipelines.inference.options import Inference
 from pipelines.inference.tiling import windows
 from pipelines.models.blocks import resize
 from pipelines.models.contract import SegmentationModel
+from pipelines.models.crf import refine
 from pipelines.pixels import Pixels
 
 
@@ -22,22 +23,20 @@ def probabilities(model: SegmentationModel, images: Tensor, pixels: Pixels, infe
             found = found.flip(-1) if flipped else found
             total = total.to(found) + (found if found.shape[-2:] == size else resize(found, size))
     averaged = total / total.sum(dim=1, keepdim=True)
-    if inference.crf is None:
-        return averaged
-    from pipelines.models.crf import refine
-
-    return refine(averaged, images, **inference.crf)
+    return averaged if inference.crf is None else refine(averaged, images, **inference.crf)
 
 
 def _tiled(model: SegmentationModel, images: Tensor, inference: Inference) -> Tensor:
     if inference.tile is None:
         return _ask(model, images)
+    # What a network without padding would mirror at a window's edge, the image has; its grid begins with the window.
+    context = max(inference.context, model.context)
     return windows(
         lambda window: _ask(model, window),
         images,
         tile=inference.tile,
         overlap=inference.overlap,
-        context=inference.context,
+        context=-(-context // model.stride) * model.stride,
         stride=model.stride,
     )
 

@@ -16,7 +16,7 @@ class Inference:
     context: int = 0  # pixels around a window that are seen and not predicted
     scales: tuple[float, ...] = (1.0,)  # of the image, whose probabilities are averaged
     flip: bool = False  # average with the mirrored image's
-    crf: Mapping[str, float] | None = None  # the arguments of models.crf.refine, afterwards
+    crf: Mapping[str, Any] | None = None  # the arguments of models.crf.refine, afterwards
 
     @classmethod
     def of(cls, section: Mapping[str, Any] | None) -> "Inference":

@@ -49,6 +49,7 @@ class SegmentationModel(nn.Module):
     """Base of all architectures; each names its `stride` and says how outputs become losses and predictions."""
 
     stride: int  # height and width of a batch are multiples of this: the loader pads to it
+    context: int = 0  # pixels around an image that it mirrors, to see a border around what it predicts
     pixels: Pixels | None = None  # what normalised its images; set by whoever builds it, for those that ask for colours
 
     def forward(self, images: Tensor) -> Outputs:

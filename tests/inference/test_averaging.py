@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from pipelines.inference.averaging import probabilities
 from pipelines.inference.options import Inference
 from pipelines.inference.predictor import Predictor
+from pipelines.models.contract import Classes
+from pipelines.models.crf import refine
 from pipelines.models.heads import SemanticModel
+from pipelines.models.semantic.unet import UNet
 from pipelines.pixels import Pixels
 
 PIXELS = Pixels.of((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -76,6 +79,28 @@ def test_probabilities_sum_to_1_and_are_the_images_own(images, inference):
     both = probabilities(model, images, PIXELS, inference)
     torch.testing.assert_close(both.sum(dim=1), torch.ones(2, 50, 70))
     torch.testing.assert_close(both[1:], probabilities(model, images[1:], PIXELS, inference))
+
+
+@torch.no_grad()
+def test_the_tiles_of_a_network_without_padding_are_the_whole():
+    """Overlap-tile as its paper means it: what lies around a tile is seen, and mirrored only where the image ends."""
+    torch.manual_seed(0)
+    model = UNet(classes=Classes(things=(), stuff=(0, 1, 2)), channels=8, padded=False).eval()
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 96, 128), np.uint8))
+    whole = probabilities(model, image, PIXELS, Inference())
+    tiled = probabilities(model, image, PIXELS, Inference(tile=(32, 48)))
+    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
+
+
+def test_a_crf_cleans_what_the_network_says(images):
+    """The colours of the image, not what the network sees of them."""
+    crf = {"iterations": 5, "spatial_weight": 3.0, "spatial_sigma": 3.0}
+    crf |= {"bilateral_weight": 4.0, "bilateral_sigma": 30.0, "color_sigma": 10.0}
+    model = Small().eval()
+    with torch.no_grad():
+        found = probabilities(model, images, PIXELS, Inference(flip=True, crf=crf))
+        wanted = refine(probabilities(model, images, PIXELS, Inference(flip=True)), images, **crf)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_the_predictor_asks_as_it_was_told(images):

@@ -15,7 +15,8 @@ PARAMS = ROOT / "params.yaml"
 
 def zoo(folder: Path, **sections) -> Path:
     path = folder / "zoo.yaml"
-    path.write_text(yaml.safe_dump({"common": {"task": "semantic"}, "models": {"unet": {}}, **sections}, sort_keys=False))
+    raw = {"common": {"task": "semantic"}, "models": {"unet": {}}, **sections}
+    path.write_text(yaml.safe_dump(raw, sort_keys=False))
     return path
 
 

@@ -31,13 +31,13 @@ PIXEL_LOSS = losses.build(
     }
 )
 STEPS = 400
-SIZE = (96, 128)
+SIZE = (64, 96)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`pixels` of CamVid's images become the 96 x 128 of the test: fewer where a network's output is coarse, since what is
-    smaller than a cell of its output it cannot draw, however well it remembers."""
+    """`pixels` of CamVid's images become the 64 x 96 of the test: fewer where a network's output is coarse, since what
+    is smaller than a cell of its output it cannot draw, however well it remembers."""
 
     pixels: tuple[int, int] = (360, 480)
     encoder: str = "resnet18"
