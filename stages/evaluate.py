@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import files, stage
-from pipelines.config import HEADLINE, Params
+from pipelines.config import CLASSICAL, HEADLINE, Params
 from pipelines.data.schema import ClassInfo, Manifest
 from pipelines.errors import DataError, bounded
 from pipelines.progress import Progress
@@ -120,7 +120,9 @@ def identity(description: Mapping[str, Any], manifest: Manifest) -> dict[str, st
     model, trained = description["model"], description["dataset"]
     return {
         "model": model["name"],
-        "encoder": f"{model['encoder']}, decoder of {model['channels']} channels",
+        "encoder": "none"
+        if model["name"] in CLASSICAL
+        else f"{model['encoder']}, decoder of {model['channels']} channels",
         "weights": f"sha256 {description['weights']['sha256']}, epoch {description['epoch']}",
         "trained on": f"{trained['name']} {trained['hash']}",
         "dataset": manifest.name,

@@ -8,7 +8,7 @@ Writes model.safetensors and model.json (the epoch that did best on the validati
 from functools import partial
 
 from pipelines import config, files, stage
-from pipelines.config import HEADLINE, Params
+from pipelines.config import CLASSICAL, HEADLINE, Params
 from pipelines.progress import Progress
 from pipelines.stage import Paths, Summary
 
@@ -25,7 +25,9 @@ def run(params: Params, paths: Paths) -> Summary:
 
     raw = config.with_overrides(config.read(paths.root / "params.yaml"), paths.of("tune") / "best.yaml")
     params = config.parse(raw, "params.yaml with results/tune/best.yaml over it")
-    data, epochs, metric = paths.of("ingest"), params.train.epochs, HEADLINE[params.task]
+    data, metric = paths.of("ingest"), HEADLINE[params.task]
+    fitted = params.model.name in CLASSICAL  # at once, without steps or losses
+    epochs = 1 if fitted else params.train.epochs
     raw = with_absolute_weights(raw, paths.root)
     dataset = read_manifest(data).hash
     balanced = balance.read(paths.of("validate") / "balance.json", dataset, [params])
@@ -41,6 +43,8 @@ def run(params: Params, paths: Paths) -> Summary:
             monitor.metrics({"step_loss": event["loss"]}, step=event["step"])
         elif event["kind"] == "epoch":
             best[0] = max(best[0], event[f"val_{metric}"])
+            if fitted:
+                progress.update(1, f"fitted  {metric} {best[0]:.3f}", total=1)
             monitor.metrics({k: v for k, v in event.items() if k not in ("kind", "time")}, step=event["epoch"])
 
     tags = {"maskline.stage": "train", "maskline.fingerprint": known_by}

@@ -2,7 +2,8 @@
 
 Reads results/ingest, results/validate/balance.json where a candidate asks for class weights or repeat factors, and the
 sections task, seed, model, loss, train and tune.
-Writes best.yaml (what `train` merges over params.yaml; empty without trials) and trials.csv.
+Writes best.yaml (what `train` merges over params.yaml; empty without trials, or where they would all be alike)
+and trials.csv.
 """
 
 import csv
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import config, files, stage
-from pipelines.config import HEADLINE, Params
+from pipelines.config import CLASSICAL, HEADLINE, Params
 from pipelines.progress import Progress
 from pipelines.stage import Paths, Summary
 
@@ -21,6 +22,9 @@ def run(params: Params, paths: Paths) -> Summary:
     if not settings.trials:
         write(paths.out, {}, [])
         return {"trials": 0}
+    if params.model.name in CLASSICAL and not any(name.startswith("model.") for name in settings.space):
+        write(paths.out, {}, [])
+        return {"trials": 0, "because": f"{params.model.name} is not trained: nothing in tune.space matters to it"}
 
     from pipelines.cluster import cluster
     from pipelines.data.shards import read_manifest

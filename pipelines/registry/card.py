@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from pipelines.config import CLASSICAL
+
 DESCRIPTION_LENGTH = 5000  # of a version's description in MLflow's database
 
 
@@ -37,9 +39,10 @@ def _sections(
 ) -> Iterator[str]:
     model, trained, measured = description["model"], description["dataset"], metrics["dataset"]
     scores = {family: values for family, values in metrics.items() if family in ("semantic", "instance", "panoptic")}
+    encoder = "" if model["name"] in CLASSICAL else f" on a {_safe(model['encoder'])} encoder"
     yield f"# {_safe(name)}\n"
     yield (
-        f"A {description['task']} segmentation model: {_safe(model['name'])} on a {_safe(model['encoder'])} encoder, "
+        f"A {description['task']} segmentation model: {_safe(model['name'])}{encoder}, "
         f"{len(description['classes'])} classes, trained on the dataset {_safe(trained['name'])}.\n"
     )
     yield "## Use\n"

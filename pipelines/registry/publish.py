@@ -30,6 +30,7 @@ REQUIREMENTS = (
     "pyyaml",
     "safetensors",
     "scikit-image",
+    "scipy",
     "timm",
     "torch",
     "torchvision",

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipelines.config import HEADLINE
+from pipelines.config import CLASSICAL, HEADLINE
 from pipelines.data.shards import ShardReader
 from pipelines.errors import DataError, InputError
 from pipelines.evaluation.evaluator import evaluate
@@ -164,9 +164,10 @@ def _create(registry: Registry, run: Run, root: Path, candidate: Candidate) -> i
     description = candidate.description
     trained = registry.server.get_run(run.id).data.tags
     commit, dirty = revision(root)
+    model = description["model"]
     about = {
         "maskline.task": description["task"],
-        "maskline.model": f"{description['model']['name']}, {description['model']['encoder']}",
+        "maskline.model": model["name"] if model["name"] in CLASSICAL else f"{model['name']}, {model['encoder']}",
         "maskline.dataset": description["dataset"]["hash"],
         "maskline.dataset.name": description["dataset"]["name"],
         "maskline.fingerprint": description["fingerprint"],

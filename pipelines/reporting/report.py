@@ -183,7 +183,10 @@ def _precision_charts(curves: Mapping[float, Mapping[str, Curve]]) -> list[dict[
 
 
 def _history_charts(history: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
-    """The metrics of the validation split share one chart, since they share one scale; so do the losses."""
+    """The metrics of the validation split share one chart, since they share one scale; so do the losses. One epoch, and
+    what is fitted and not trained has no more, is no curve."""
+    if len(history.get("epoch", ())) < 2:
+        return []
     columns = {name: list(zip(history["epoch"], values, strict=True)) for name, values in history.items()}
     metrics = {n.removeprefix("val_"): c for n, c in columns.items() if n.startswith("val_") and n != "val_loss"}
     titles = {HEADLINE[view]: card[0] for view, card in CARDS.items()}

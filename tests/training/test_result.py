@@ -79,3 +79,21 @@ def test_weights_are_those_of_the_checkpoint_bit_for_bit(trained, tmp_path):
     best = Checkpoints(job.state / "checkpoints").best()
     loaded = package.load(job.state / result.RESULT).model.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in best["model"].items())
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_model_without_weights_is_fitted_once_and_is_a_package_like_any(dataset, small, tmp_path, precision):
+    raw = small("semantic", {"model.name": "superpixels", "train.precision": precision})
+    job = Job(params=config.parse(raw), data=dataset, state=tmp_path / "state")
+    rows = fit(job, Group())
+    assert [sorted(row) for row in rows] == [["epoch", "seconds", "val_miou"]]
+    assert fit(job, Group()) == rows, "what is finished has nothing left to do"
+
+    result.write(job, raw=raw, fingerprint="f")
+    out = tmp_path / "out"
+    out.mkdir()
+    description = result.take(job.state, out)
+    assert (out / "history.csv").read_text().splitlines() == ["epoch,val_miou", f"0,{rows[0]['val_miou']}"]
+    assert description["metrics"] == {"val_miou": rows[0]["val_miou"]}
+    found = evaluate(package.load(out), ShardReader(dataset, "val"), batch_size=3)
+    assert found["semantic"]["miou"] == rows[0]["val_miou"] > 0.2
