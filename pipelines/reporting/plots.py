@@ -31,9 +31,10 @@ def write(
 ) -> None:
     """Those that the model has something for. The history's column of the task's own metric, val_<headline>, is
     repeated as `headline`: a plot that dvc.yaml declares finds it whatever the task."""
-    curves = {name: column for name, column in history.items() if name not in NOT_REPEATABLE}
+    curves: dict[str, Sequence[Any]] = {name: c for name, c in history.items() if name not in NOT_REPEATABLE}
     if f"val_{headline}" in history:
         curves["headline"] = history[f"val_{headline}"]
+        curves.setdefault("train_loss", [None] * len(curves["headline"]))  # of what is fitted, not trained
     table(folder / "learning_curves.csv", list(curves), zip(*curves.values(), strict=True))
     if confusion is not None:
         columns = {key: metrics["semantic"].get(key, {}) for key in ("iou", "accuracy", "boundary_f1_per_class")}

@@ -55,6 +55,13 @@ def test_learning_curves_hold_what_can_be_repeated(tmp_path):
     assert [row["headline"] for row in rows] == ["0.1", "0.2"]
 
 
+def test_what_has_no_losses_has_the_column_that_dvc_yaml_names(tmp_path):
+    write(tmp_path, history={"epoch": [0.0], "val_miou": [0.1], "seconds": [3.0]})
+    assert read(tmp_path / "learning_curves.csv") == [
+        {"epoch": "0", "val_miou": "0.1", "headline": "0.1", "train_loss": ""}
+    ]
+
+
 def test_precision_is_the_mean_of_the_classes_that_have_any(tmp_path):
     write(tmp_path)
     rows = read(tmp_path / "precision_recall.csv")

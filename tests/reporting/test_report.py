@@ -215,7 +215,9 @@ def test_the_same_evaluation_gives_the_same_bytes(evaluation):
 
 @pytest.mark.parametrize("history", [{}, {"epoch": [0.0], "train_loss": [1.0]}])
 def test_little_or_no_history_and_no_cases(evaluation, history):
-    Page(report.render(evaluation("semantic", history=history, shown=0)))
+    page = Page(report.render(evaluation("semantic", history=history, shown=0)))
+    assert "Training" not in page.text, "one epoch is no curve"
+    assert "Training" in Page(report.render(evaluation("semantic"))).text
 
 
 def test_large_pictures_stay_within_the_bound(classes):
