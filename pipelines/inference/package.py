@@ -17,6 +17,7 @@ from pipelines.inference.options import Inference
 from pipelines.inference.predictor import Predictor
 from pipelines.models import MODELS
 from pipelines.models.contract import Classes, SegmentationModel
+from pipelines.models.crf_layer import WithCRF
 from pipelines.pixels import Pixels
 
 WEIGHTS, DESCRIPTION, INFERENCE, VERSION = "model.safetensors", "model.json", "inference.json", 1
@@ -43,6 +44,9 @@ def build(task: str, model: Mapping[str, Any], classes: tuple[ClassInfo, ...], p
         **model.get(model["name"], {}),
     )
     built.pixels = pixels
+    crf = model.get("crf") or {"iterations": 0}
+    if crf["iterations"]:
+        built = WithCRF(built, classes=table.count, **crf)
     return built.to(memory_format=torch.channels_last)  # as the loader's images are
 
 

@@ -15,6 +15,7 @@ neither torch.compile nor torch.export could follow. The gradient repeats the fo
 Images are constants to it. Held against mean field in float64 over all pairs of pixels.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -22,6 +23,9 @@ import torch
 from torch import Tensor
 
 from pipelines.models.gaussian_filter import EXACT_BELOW, bilateral, gaussian
+from pipelines.models.permutohedral import weighted_sums
+
+NOTHING = 5.5  # deviations beyond which a Gaussian adds nothing to a sum in float32
 
 
 def refine(
@@ -38,7 +42,8 @@ def refine(
 ) -> Tensor:
     """Afterwards, with Potts' compatibility: float[b, c, h, w] that sum to 1 and images[b, 3, h, w] of 0..255, of any
     type -> float[b, c, h, w]. Sigmas are deviations: of pixels, and of 255."""
-    logits = probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+    probabilities = probabilities.to(torch.promote_types(probabilities.dtype, torch.float32))
+    logits = probabilities.clamp(min=torch.finfo(torch.float32).tiny).log()
     weights = logits.new_tensor([spatial_weight, bilateral_weight]).unsqueeze(1).expand(2, logits.shape[1])
     refined: Tensor = mean_field(
         logits,
@@ -150,7 +155,7 @@ class Kernels:
 
     def __init__(self, image: Tensor, sigmas: list[float], exact_below: int):
         spatial_sigma, bilateral_sigma, color_sigma = sigmas
-        self.rows, self.columns = (_smoothness(length, spatial_sigma, like=image) for length in image.shape[-2:])
+        self.rows, self.columns = (Smoothness(length, spatial_sigma, like=image) for length in image.shape[-2:])
         self.appearance = bilateral(
             image, position_sigma=bilateral_sigma, color_sigma=color_sigma, exact_below=exact_below
         )
@@ -159,17 +164,29 @@ class Kernels:
 
     def __call__(self, values: Tensor, *, transposed: bool = False) -> Tensor:
         smooth, appear = values
-        grid = self.columns @ smooth.reshape(len(self.rows), len(self.columns), -1)
-        smoothed = (self.rows @ grid.flatten(1)).view(smooth.shape)
+        grid = smooth.reshape(self.rows.length, self.columns.length, -1)
+        smoothed = self.columns(self.rows(grid).transpose(0, 1)).transpose(0, 1).reshape(smooth.shape)
         appearing = self.scale * self.appearance(self.scale * appear, transposed=transposed)
         return torch.stack([smoothed, appearing])
 
 
-def _smoothness(length: int, sigma: float, *, like: Tensor) -> Tensor:
-    """float[length, length]: the kernel along one axis. Its sums over the image are products of those over the axes."""
-    kernel = gaussian(torch.arange(length, dtype=torch.float64, device=like.device) / sigma)
-    scale = kernel.sum(dim=1).rsqrt()
-    return (scale[:, None] * kernel * scale).to(like)
+class Smoothness:
+    """The normalised kernel along one axis: its sums over an image are the products of those along both."""
+
+    def __init__(self, length: int, sigma: float, *, like: Tensor):
+        self.length = length
+        at = torch.arange(length, device=like.device)
+        kernel = gaussian(at.double() / sigma)
+        scale = kernel.sum(dim=1).rsqrt()
+        kernel = scale[:, None] * kernel * scale
+        reach = min(length - 1, math.ceil(NOTHING * sigma))
+        around = at[:, None] + torch.arange(-reach, reach + 1, device=like.device)
+        self.around = around.clamp(0, length - 1)
+        self.weights = kernel.gather(1, self.around).where(around == self.around, 0).to(like)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """float[length, ...] -> the same."""
+        return weighted_sums(self.around, values.reshape(self.length, -1), self.weights).view(values.shape)
 
 
 @mean_field.register_fake

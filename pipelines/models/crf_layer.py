@@ -20,7 +20,7 @@ from pipelines.targets import Targets
 
 
 class WithCRF(SemanticModel):
-    """`model`, its "semantic" refined; all else is its own. Needs `model.pixels`, to see colours again."""
+    """A semantic `model`, its "semantic" refined; all else is its own. Needs `model.pixels`, to see colours again."""
 
     def __init__(
         self,

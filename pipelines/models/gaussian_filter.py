@@ -45,12 +45,11 @@ def bilateral(
     features = torch.cat([positions(size, like=image) / position_sigma, colors], dim=1)
     if len(colors) <= exact_below:
         return Exact(features)
-    places = [_axis(length, position_sigma, like=image) for length in size]
+    places = math.prod(_nodes(length, position_sigma) for length in size)
     for fineness in FINENESS if colors.shape[1] <= 3 else ():
         corners, products = Corners(colors * fineness), len(ball(colors.shape[1], _reach(fineness))[0])
-        nodes = corners.count * len(places[0].kernel) * len(places[1].kernel)
-        if nodes * products <= PRODUCTS * len(colors):
-            return Factored(corners, fineness, *places)
+        if places * corners.count * products <= PRODUCTS * len(colors):
+            return Factored(corners, fineness, *(_axis(length, position_sigma, like=image) for length in size))
     return Lattice(features)
 
 
@@ -78,6 +77,10 @@ class Axis(NamedTuple):
     kernel: Tensor  # float[nodes, nodes]
 
 
+def _nodes(pixels: int, sigma: float) -> int:
+    return round((pixels - 1) / sigma / NODE_STEP) + 3
+
+
 def _axis(pixels: int, sigma: float, *, like: Tensor) -> Axis:
     """The kernel between nodes for which interpolation comes closest, in squares, to the Gaussian between pixels."""
     at = torch.arange(pixels, dtype=torch.float64, device=like.device) / sigma
@@ -86,7 +89,7 @@ def _axis(pixels: int, sigma: float, *, like: Tensor) -> Axis:
     off = at / NODE_STEP - nearest
     weights = torch.stack([(0.5 - off).square() / 2, 0.75 - off.square(), (0.5 + off).square() / 2], dim=1)
     nodes = nearest.long().unsqueeze(1) + torch.arange(3, device=like.device)
-    splines = at.new_zeros(pixels, int(nodes[-1, -1]) + 1).scatter_(1, nodes, weights)
+    splines = at.new_zeros(pixels, _nodes(pixels, sigma)).scatter_(1, nodes, weights)
     fit = torch.linalg.pinv(splines)
     return Axis(nodes, weights.to(like), (fit @ wanted @ fit.T).to(like))
 
@@ -122,15 +125,17 @@ class Factored:
         self.first = (counts.cumsum(0) - counts).int()
 
     def __call__(self, values: Tensor, *, transposed: bool = False) -> Tensor:
-        return torch.cat([self._filter(part) for part in values.split(CHANNELS, dim=1)], dim=1)
+        parts = [self._filter(part) for part in values.split(CHANNELS, dim=1)]
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def _filter(self, values: Tensor) -> Tensor:
         rows, colors, columns = self.shape
         channels = values.shape[1]
         x = self.spread(values).view(rows, colors, columns * channels)
-        x = torch.stack([self._blur_colors(row) for row in x])
-        x = self.columns.kernel @ x.view(rows * colors, columns, channels)
-        x = self.rows.kernel @ x.view(rows, -1)
+        for row in x:
+            blurred = self._blur_colors(row).view(colors, columns, channels)
+            row.view_as(blurred).copy_(self.columns.kernel @ blurred)
+        x = self.rows.kernel @ x.flatten(1)
         return weighted_sums(self.nodes, x.view(-1, channels), self.weights)
 
     def _blur_colors(self, row: Tensor) -> Tensor:
