@@ -36,8 +36,9 @@ lock: $(VENV)/.installed     ## resolve pyproject.toml into requirements.lock ag
 lint: install   ## style, types, import contracts
 	@ruff check . && ruff format --check . && mypy && lint-imports --no-cache
 
-test: install   ## everything that is quick: under 15 minutes on two cores
-	@python -m pytest
+TEST_PROCESSES ?= 2
+test: install   ## everything that is quick: under 15 minutes on two cores (TEST_PROCESSES=1 to see it in order)
+	@python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-all: install  ## the slow ones too
 	@python -m pytest -m ''

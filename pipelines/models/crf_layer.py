@@ -37,7 +37,7 @@ class WithCRF(SemanticModel):
     ):
         super().__init__()
         self.model = model
-        self.stride, self.pixels = model.stride, model.pixels
+        self.stride, self.context, self.pixels = model.stride, model.context, model.pixels
         self.spatial_weight = nn.Parameter(torch.full((classes,), float(spatial_weight)))
         self.bilateral_weight = nn.Parameter(torch.full((classes,), float(bilateral_weight)))
         self.compatibility = nn.Parameter(potts(classes))

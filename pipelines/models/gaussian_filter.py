@@ -25,7 +25,7 @@ from torch import Tensor
 from pipelines.models.permutohedral import Corners, Lattice, Spread, ball, weighted_sums
 
 EXACT_BELOW = 4096  # pixels; a matrix of 64 MiB
-FINENESS = (1.5, 1.25, 1.0, 0.8)  # of the lattice of colours; below 0.8 `Lattice` is as good, and faster
+FINENESS = (1.5, 1.25, 1.0, 0.8)  # of the lattice of colours; the finest that PRODUCTS allows
 PRODUCTS = 2048  # per pixel and channel that a blur over colours may take
 NODE_STEP = 0.75  # between places, in deviations
 CUT = 3.5  # deviations between colours beyond which a Gaussian counts as 0
