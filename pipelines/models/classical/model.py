@@ -6,7 +6,7 @@ buffers, whose shapes are known before. The work itself is numpy's, in one opera
 that torch.compile and torch.export carry it as a node, and the buffers with it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -51,8 +51,6 @@ METHODS: dict[str, Method] = {
 JUDGED = 16  # images on which each setting is tried
 SHORTEST = 8  # pixels of either side
 Sample = tuple[np.ndarray, np.ndarray]  # RGB uint8[h, w, 3], class ids uint8[h, w]
-# method, labeller, image, setting -> scores
-Stage = Callable[[Method, Labeller, np.ndarray, Any], np.ndarray]
 
 
 class Classical(FittedModel, SemanticModel):
@@ -118,14 +116,16 @@ def segment(
             f"{name} has seen no image yet, and cannot tell the classes", do="fit it first: dvc repro train"
         )
     method = METHODS[name]
+    which = method.settings[int(setting)]
     values = (table.cpu().numpy() for table in tables)
     labeller = Labeller(prior.cpu().numpy(), dict(zip(method.codes, values, strict=True)))
     height, width = pixels.shape[-2:]
     scores = pixels.new_empty((len(pixels), len(prior), height, width), dtype=torch.float32)
     for image, into in zip(pixels.permute(0, 2, 3, 1).cpu().numpy(), scores, strict=True):
         small = resized(colours(image), method.longest, cv2.INTER_AREA)
-        found = torch.from_numpy(refined(method, labeller, small, method.settings[int(setting)]))
-        into.copy_(F.interpolate(found[None], (height, width), mode="bilinear", align_corners=False)[0])
+        refined = method.refine(small, labeller.scores(method.encode(small, which)), which)
+        found = torch.from_numpy(refined)[None]
+        into.copy_(F.interpolate(found, (height, width), mode="bilinear", align_corners=False)[0])
     return scores
 
 
@@ -133,14 +133,6 @@ def segment(
 def _(pixels: Tensor, fitted: Tensor, setting: Tensor, prior: Tensor, tables: Sequence[Tensor], name: str) -> Tensor:
     batch, _, height, width = pixels.shape
     return pixels.new_empty((batch, len(prior), height, width), dtype=torch.float32)
-
-
-def unrefined(method: Method, labeller: Labeller, image: np.ndarray, setting: Any) -> np.ndarray:
-    return labeller.scores(method.encode(image, setting))
-
-
-def refined(method: Method, labeller: Labeller, image: np.ndarray, setting: Any) -> np.ndarray:
-    return method.refine(image, unrefined(method, labeller, image, setting), setting)
 
 
 def counted(method: Method, samples: Sequence[Sample], classes: int, setting: Any) -> Counts:
@@ -153,16 +145,20 @@ def counted(method: Method, samples: Sequence[Sample], classes: int, setting: An
 def chosen(method: Method, samples: Sequence[Sample], classes: int) -> tuple[int, float]:
     """Which setting, and which balance between frequent and rare classes (before refinement, which costs the most)."""
     known, held_out = samples[::2], (samples[1::2] or samples)[:JUDGED]
+    images, truths = zip(*held_out, strict=True)
 
-    def judged(stage: Stage, labeller: Labeller, setting: Any) -> float:
-        pairs = ((stage(method, labeller, image, setting).argmax(axis=0), truth) for image, truth in held_out)
-        return mean_iou(pairs, classes)
+    def judged(found: Iterable[np.ndarray]) -> float:
+        return mean_iou(zip((scores.argmax(axis=0) for scores in found), truths, strict=True), classes)
 
     tried = []
     for i, setting in enumerate(method.settings):
-        labellers = {balance: counted(method, known, classes, setting).labeller(balance) for balance in BALANCES}
-        balance = max(labellers, key=lambda b: judged(unrefined, labellers[b], setting))
-        tried.append((judged(refined, labellers[balance], setting), i, balance))
+        counts = counted(method, known, classes, setting)
+        labellers = {balance: counts.labeller(balance) for balance in BALANCES}
+        codes = [method.encode(image, setting) for image in images]
+        balance = max(labellers, key=lambda b: judged(map(labellers[b].scores, codes)))
+        scores = map(labellers[balance].scores, codes)
+        refined = (method.refine(image, given, setting) for image, given in zip(images, scores, strict=True))
+        tried.append((judged(refined), i, balance))
     _, i, balance = max(tried, key=lambda t: t[0])  # the first of equals
     return i, balance
 
