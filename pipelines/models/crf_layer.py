@@ -4,6 +4,9 @@ Mean field unrolled for a fixed number of iterations, so that the network learns
 Trained with it are the weight of each kernel for each class, which begin as the given ones, and the compatibility of
 each pair of classes, which begins as Potts' model. The kernels' deviations are fixed, as in the paper.
 
+Strong kernels tip undecided scores over to one class, and learning waits for the scores to differ: the paper puts the
+CRF behind a network that has been trained. Training both from the start asks for weights of 1 or so.
+
 Deviation: kernels are normalised symmetrically (`crf`), the authors' code divides the sums alone. Pixels that the
 loader pads take part as if they were of the image. There is no ONNX form of the mean field.
 """
