@@ -12,7 +12,9 @@
 - `Lattice`, the permutohedral lattice over places and colours at once, as in the reference implementation of the CRF,
   where a `Factored` of tolerable size would be coarse: narrow Gaussians on large images.
 
-Held against sums in float64 over all pairs; benchmarks/crf.py measures what the choice costs a CRF's marginals.
+Held against sums in float64 over all pairs. What the choice costs a CRF's marginals after 10 iterations, on street
+scenes of 96x128 (benchmarks/crf.py): `Factored` is off by 0.0002 on average and gives 99.9% of the pixels the label of
+brute force, `Lattice` by 0.001 and 99.5%. At single pixels, where classes are even, either can be wrong altogether.
 """
 
 import math
