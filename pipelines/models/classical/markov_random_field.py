@@ -65,7 +65,7 @@ def minimum_cut(taking: np.ndarray, p: np.ndarray, q: np.ndarray, apart: np.ndar
 
 
 def minimised(costs: np.ndarray, weight: float) -> np.ndarray:
-    """A labelling int[h, w] from which no expansion leads further down; of few cycles, as a rule two."""
+    """A labelling int[h, w] from which no expansion leads further down, if CYCLES are enough: as a rule they are."""
     labels: np.ndarray = costs.argmin(axis=0)
     areas = np.bincount(labels.ravel(), minlength=len(costs))
     lowest = energy(costs, labels, weight)
