@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(900)  # six stages, of which each starts libraries and Ray: minutes on a busy machine
 STAGES = ["ingest", "validate", "tune", "train", "evaluate", "register"]
 LOAD = """
 import json, mlflow
