@@ -153,7 +153,7 @@ def test_wrong_parameters_are_refused_at_once(clone, stage: str) -> None:
     done = wrong.run(sys.executable, "-m", f"stages.{stage}", ok=False)
     spent = os.times()
     assert done.returncode == 2
-    assert spent.children_user + spent.children_system - started.children_user - started.children_system < 3.0
+    assert spent.children_user + spent.children_system - started.children_user - started.children_system < 2.0
     assert "Traceback" not in done.stderr
     for said in ("train.epochs", "'unett'", "did you mean 'unet'?", "loss.semantic.dice.weight", "-1"):
         assert said in done.stderr
