@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipelines.models.contract import Classes
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.unetplusplus import UNetPlusPlus
 
 CLASSES = Classes(things=(1,), stuff=(0,))
@@ -56,7 +57,7 @@ def main() -> None:
     images = torch.randn(1, 3, options.size, options.size, device=options.device)
 
     def build(output: str | int) -> UNetPlusPlus:
-        built = UNetPlusPlus(classes=CLASSES, encoder=options.encoder, channels=options.channels, output=output)
+        built = UNetPlusPlus(classes=CLASSES, encoder=Choice(options.encoder), channels=options.channels, output=output)
         return built.eval().to(options.device)
 
     whole = build("average")

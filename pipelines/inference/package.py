@@ -15,7 +15,7 @@ from pipelines.data.schema import ClassInfo
 from pipelines.errors import DataError
 from pipelines.inference.options import Inference
 from pipelines.inference.predictor import Predictor
-from pipelines.models import MODELS
+from pipelines.models import MODELS, encoders
 from pipelines.models.contract import Classes, SegmentationModel
 from pipelines.models.crf_layer import WithCRF
 from pipelines.pixels import Pixels
@@ -37,9 +37,7 @@ def build(task: str, model: Mapping[str, Any], classes: tuple[ClassInfo, ...], p
     )
     built = spec.build(
         classes=table,
-        in_channels=len(pixels.mean),
-        encoder=model["encoder"],
-        weights=model.get("weights", "none"),
+        encoder=encoders.Choice(model["encoder"], model.get("weights", "none"), in_channels=len(pixels.mean)),
         channels=model["channels"],
         **model.get(model["name"], {}),
     )

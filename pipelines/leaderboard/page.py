@@ -4,10 +4,8 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from pipelines import templates
 from pipelines.leaderboard.measure import Cost
 from pipelines.reporting import charts
 
@@ -60,13 +58,6 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 def as_html(rows: Sequence[Row], *, title: str, about: str, failed: Sequence[str]) -> str:
     """One file that loads nothing."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     best = ranked(rows)
     against = {
         "milliseconds per image": [row.cost.seconds * 1e3 for row in best],
@@ -78,6 +69,10 @@ def as_html(rows: Sequence[Row], *, title: str, about: str, failed: Sequence[str
         charts.scatter([(n, x, q) for (n, q), x in zip(named, values, strict=True)], x=what, y="mIoU")
         for what, values in against.items()
     ]
-    return environment.get_template("leaderboard.html.jinja").render(
-        title=title, about=about, failed=failed, columns=COLUMNS, rows=[row.cells() for row in best], charts=drawn
+    return (
+        templates.beside(__file__)
+        .get_template("leaderboard.html.jinja")
+        .render(
+            title=title, about=about, failed=failed, columns=COLUMNS, rows=[row.cells() for row in best], charts=drawn
+        )
     )

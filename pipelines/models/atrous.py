@@ -7,13 +7,12 @@ from pipelines.models import encoders
 STRIDE = 8
 
 
-def build(name: str, weights: str, *, paper: str, in_channels: int = 3) -> encoders.Encoder:
+def build(choice: encoders.Choice, *, paper: str) -> encoders.Encoder:
     """As `encoders.build`. In a VGG, pool4 and pool5 go from pixel to pixel, and the convolutions behind them take
     every second pixel (arXiv 1412.7062, section 3.1)."""
-    name = paper if name == "paper" else name
-    if not name.startswith("vgg"):
-        return encoders.build(name, weights, paper=paper, output_stride=STRIDE, in_channels=in_channels)
-    encoder = encoders.build(name, weights, paper=paper, in_channels=in_channels)
+    if not choice.or_else(paper).name.startswith("vgg"):
+        return encoders.build(choice, paper=paper, output_stride=STRIDE)
+    encoder = encoders.build(choice, paper=paper)
     stride = rate = 1
     for layer in encoder.body.modules():
         if isinstance(layer, nn.Conv2d):

@@ -80,7 +80,7 @@ class FittedModel(SegmentationModel):
 class ModelSpec:
     """One row of the MODELS table."""
 
-    # build(classes=, in_channels=, encoder=, weights=, channels=, **the section of params.yaml with the model's name)
+    # build(classes=, encoder=encoders.Choice, channels=, **the section of params.yaml with the model's name)
     build: Callable[..., SegmentationModel]
     task: Task
     paper: str

@@ -1,6 +1,7 @@
 """Encoders: any timm feature extractor, as a list of feature maps with known strides."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,25 @@ from pipelines.errors import ConfigError, did_you_mean
 
 SUGGESTED = "choose a convolutional one: resnet18, resnet50, regnetx_002, convnext_tiny, mobilenetv3_large_100, ..."
 PROBE = (64, 96)  # not square, and not the size that a fixed-size architecture was made for
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which encoder a model is asked to stand on. `weights`: none, imagenet, or the path of a .safetensors file."""
+
+    name: str = "paper"  # one of timm's, or the one that the architecture was published with
+    weights: str = "none"
+    in_channels: int = 3
+
+    @property
+    def is_papers(self) -> bool:
+        return self.name == "paper"
+
+    def or_else(self, paper: str) -> "Choice":
+        return replace(self, name=paper) if self.is_papers else self
+
+
+PAPER = Choice()
 
 
 class Encoder(nn.Module):
@@ -62,32 +82,31 @@ class Encoder(nn.Module):
         return len(self.reductions) - 1 - self.reductions[::-1].index(reduction)
 
 
-def build(name: str, weights: str, *, paper: str, output_stride: int = 32, in_channels: int = 3) -> Encoder:
-    """`name`: one of timm's, or "paper" for the one that the architecture was published with, `paper`.
-
-    `weights`: none, imagenet, or the path of a .safetensors file with timm's keys. An `output_stride` below 32 dilates
-    the last stages (for the architectures of timm that can be dilated).
-    """
-    name = paper if name == "paper" else name
+def build(choice: Choice, *, paper: str, output_stride: int = 32) -> Encoder:
+    """`paper`: timm's name of the encoder that the architecture was published with. An `output_stride` below 32 dilates
+    the last stages (for the architectures of timm that can be dilated)."""
+    choice = choice.or_else(paper)
+    name, weights = choice.name, choice.weights
     if not timm.is_model(name.split(".")[0]):
         known = timm.list_models()
         raise ConfigError(f"model.encoder: timm has no '{name}'{did_you_mean(name, known)}", do=SUGGESTED)
-    options = {"features_only": True, "in_chans": in_channels}
+    options = {"features_only": True, "in_chans": choice.in_channels}
     options |= {} if output_stride == 32 else {"output_stride": output_stride}
     body = _create(name, weights == "imagenet", options)
     encoder = Encoder(name, body, body.feature_info.channels(), body.feature_info.reduction())
-    _probe(encoder, in_channels)
+    _probe(encoder, choice.in_channels)
     if weights not in ("none", "imagenet"):
         _fill(body, _read(Path(weights)), weights)
     return encoder
 
 
-def load(layers: Mapping[str, nn.Module], name: str, weights: str, *, in_channels: int = 3) -> None:
+def load(layers: Mapping[str, nn.Module], name: str, choice: Choice) -> None:
     """Fill layers that are not of an encoder of timm's with the weights that timm's `name` has under the same names."""
+    weights = choice.weights
     if weights == "none":
         return
     if weights == "imagenet":
-        found = {_plain(k): v for k, v in _create(name, True, {"in_chans": in_channels}).state_dict().items()}
+        found = {_plain(k): v for k, v in _create(name, True, {"in_chans": choice.in_channels}).state_dict().items()}
     else:
         found = _read(Path(weights))
     _fill(nn.ModuleDict({_plain(k): v for k, v in layers.items()}), found, weights)

@@ -150,15 +150,16 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def build(name: str, weights: str, *, in_channels: int) -> encoders.Encoder:
-    """`name`: mit_b0 to mit_b5; `weights`: none, or the path of a .safetensors file with the published names."""
-    if weights == "imagenet":
+def build(choice: encoders.Choice) -> encoders.Encoder:
+    """One of mit_b0 to mit_b5; `weights`: none, or the path of a .safetensors file with the published names."""
+    name = choice.name
+    if choice.weights == "imagenet":
         raise ConfigError(
             f"model.weights: the ImageNet weights of '{name}' cannot be had here: they were published as a pickle, "
             "and for research only",
             do="name a .safetensors file of them, set model.weights: none, or choose an encoder of timm",
         )
     width, depths = DEPTHS[name]
-    body = MixTransformer(width, depths, in_channels)
-    encoders.load(dict(body.named_children()), name, weights)
+    body = MixTransformer(width, depths, choice.in_channels)
+    encoders.load(dict(body.named_children()), name, choice)
     return encoders.Encoder(name, body, body.widths, [4, 8, 16, 32])

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pipelines import templates
 from pipelines.config import HEADLINE
 from pipelines.data.schema import ClassInfo
 from pipelines.evaluation.evaluator import VIEWS
@@ -89,13 +88,7 @@ class Evaluation:
 
 def render(evaluation: Evaluation) -> str:
     """The page. It holds no time and no path: the same evaluation gives the same bytes."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.beside(__file__)
     environment.filters["number"] = charts.number
     shown = VIEWS[evaluation.task]
     return environment.get_template("report.html.jinja").render(

@@ -4,16 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 
+from pipelines import templates
 from pipelines.data.schema import IGNORE, SPLITS
 from pipelines.validation.checks import Tables
 from pipelines.validation.expectations import Outcome
 from pipelines.validation.pictures import UNDECLARED, Gallery, Picture
 
-TEMPLATE = Path(__file__).with_name("report.html.jinja")
 SAMPLES = 4  # pictures of each split
 PICTURED = 4  # examples of a failed check that are shown as pictures
 TWINS = ("copy_of", "reencoding_of", "resembles", "repeats")
@@ -88,30 +87,31 @@ def _side_label(k: int) -> str:
 
 def page(tables: Tables, outcomes: Sequence[Outcome], balance: Mapping[str, Any], folder: Path) -> str:
     """The report for people; `balance` is balance.json's, the pictures come from the shards in `folder`."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     gallery = Gallery(folder)
     row_of = {id: row for row, id in enumerate(tables.images["id"])}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        manifest=tables.manifest,
-        outcomes=outcomes,
-        findings=[(o, list(_pictures(o, gallery, row_of))) for o in [*faults(outcomes), *warnings(outcomes)]],
-        faults=len(faults(outcomes)),
-        warnings=len(warnings(outcomes)),
-        leakage=[o for o in outcomes if o.name.startswith("leakage.")],
-        splits=tables.splits.to_dict(orient="records"),
-        classes=_shares(tables),
-        balance=balance,
-        repeated=sum(row["images"] for row in balance["repeats"]["images_by_factor"] if row["factor"] > 1),
-        intake=tables.intake,
-        items=tables.intake.findings[:ITEMS],
-        image_sizes=_images_by_size(tables.images),
-        object_sides=_objects_by_side(tables.segments),
-        samples=[(split, _samples(tables.images, split, gallery)) for split in SPLITS],
-        tiles=_tiles(tables),
-        held=tables.splits.loc[tables.splits["images"] > 0, "split"].tolist(),
-        undeclared=UNDECLARED if tables.images["undeclared"].notna().any() else None,
+    return (
+        templates.beside(__file__)
+        .get_template("report.html.jinja")
+        .render(
+            manifest=tables.manifest,
+            outcomes=outcomes,
+            findings=[(o, list(_pictures(o, gallery, row_of))) for o in [*faults(outcomes), *warnings(outcomes)]],
+            faults=len(faults(outcomes)),
+            warnings=len(warnings(outcomes)),
+            leakage=[o for o in outcomes if o.name.startswith("leakage.")],
+            splits=tables.splits.to_dict(orient="records"),
+            classes=_shares(tables),
+            balance=balance,
+            repeated=sum(row["images"] for row in balance["repeats"]["images_by_factor"] if row["factor"] > 1),
+            intake=tables.intake,
+            items=tables.intake.findings[:ITEMS],
+            image_sizes=_images_by_size(tables.images),
+            object_sides=_objects_by_side(tables.segments),
+            samples=[(split, _samples(tables.images, split, gallery)) for split in SPLITS],
+            tiles=_tiles(tables),
+            held=tables.splits.loc[tables.splits["images"] > 0, "split"].tolist(),
+            undeclared=UNDECLARED if tables.images["undeclared"].notna().any() else None,
+        )
     )
 
 

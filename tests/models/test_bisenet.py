@@ -4,13 +4,14 @@ import pytest
 import torch
 from torchvision.models import ResNet18_Weights
 
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.bisenet import BiSeNet
 from tests.models.parity import classes_of
 from tests.models.recorded import figures, fill, noise
 
 
 def small(**options) -> BiSeNet:
-    return BiSeNet(classes=classes_of(3), encoder="test_resnet", channels=16, **options)
+    return BiSeNet(classes=classes_of(3), encoder=Choice("test_resnet"), channels=16, **options)
 
 
 def conv(inputs: int, outputs: int, kernel: int) -> int:

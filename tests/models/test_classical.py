@@ -27,6 +27,7 @@ from pipelines.models.classical.model import METHODS, Classical, segment
 from pipelines.models.classical.pieces import joined, without_small
 from pipelines.models.classical.region_growing import grown
 from pipelines.models.contract import Classes
+from pipelines.models.encoders import Choice
 from pipelines.pixels import Pixels
 
 SIZE = (48, 64)
@@ -35,7 +36,8 @@ every_method = pytest.mark.parametrize("name", METHODS)
 
 
 def build(name: str, classes: int = 3, channels: int = 3) -> Classical:
-    model = MODELS[name].build(classes=Classes(things=(), stuff=tuple(range(classes))), in_channels=channels)
+    table = Classes(things=(), stuff=tuple(range(classes)))
+    model = MODELS[name].build(classes=table, encoder=Choice(in_channels=channels))
     model.pixels = Pixels.of((0.4, 0.5, 0.3, 0.6)[:channels], (0.3, 0.2, 0.25, 0.1)[:channels])
     return model.eval()
 

@@ -15,6 +15,7 @@ from pipelines.data.schema import IGNORE
 from pipelines.errors import ConfigError
 from pipelines.models import MODELS
 from pipelines.models.contract import Classes, FittedModel, InstanceTargets, Pixels, SegmentationModel, Targets
+from pipelines.models.encoders import Choice
 
 PARAMS = config.read(Path(__file__).parents[2] / "params.yaml")
 PIXEL_LOSS = losses.build(
@@ -43,9 +44,7 @@ def build(name: str, count: int = 5, in_channels: int = 3, encoder: str = "", se
     torch.manual_seed(seed)
     model = MODELS[name].build(
         classes=classes_of(count),
-        in_channels=in_channels,
-        encoder=encoder or ("paper" if name in OWN_ENCODER else "test_resnet"),
-        weights="none",
+        encoder=Choice(encoder or ("paper" if name in OWN_ENCODER else "test_resnet"), in_channels=in_channels),
         channels=16,
         **PARAMS["model"].get(name, {}),
     )

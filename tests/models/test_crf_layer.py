@@ -15,6 +15,7 @@ from pipelines.models import MODELS
 from pipelines.models.contract import Classes, Outputs, Targets
 from pipelines.models.crf import mean_field, potts, refine
 from pipelines.models.crf_layer import WithCRF
+from pipelines.models.encoders import Choice
 from pipelines.models.heads import SemanticModel
 from pipelines.pixels import Pixels
 from tests.models.crf_scenes import TRAINED, scene
@@ -86,7 +87,7 @@ class TestLayer:
 
     @pytest.mark.parametrize("name", ["unetplusplus", "pspnet"])
     def test_what_else_the_network_gives_stays_its_own(self, name):
-        plain = MODELS[name].build(classes=FIVE, encoder="test_resnet", weights="none", channels=16)
+        plain = MODELS[name].build(classes=FIVE, encoder=Choice("test_resnet"), channels=16)
         model, images, targets = behind(plain, iterations=1), PIXELS.normalise(images_of(2)), targets_of(2)
         outputs = model(images)
         assert outputs.keys() == plain(images).keys() != {"semantic"}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.errors import ConfigError
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.ddrnet23_slim import DAPPM, DDRNet23Slim
 from tests.models.parity import classes_of
 from tests.models.recorded import figures, fill, noise
@@ -143,21 +144,21 @@ def test_weights_come_from_a_file_with_the_published_names(tmp_path):
         "compression3.1.bias", "down3.0.weight", "down4.3.weight", "layer5.0.downsample.0.weight",
     }  # fmt: skip
     save_file({**published, "last_layer.bias": torch.zeros(1000)}, tmp_path / "w.safetensors")
-    ours = small(weights=str(tmp_path / "w.safetensors"))
+    ours = small(encoder=Choice(weights=str(tmp_path / "w.safetensors")))
     assert all(torch.equal(value, published[name]) for name, value in ours.encoder.state_dict().items())
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
     save_file({"conv1.0.weight": torch.zeros(1)}, tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match=r"w\.safetensors does not fit"):
-        small(weights=str(tmp_path / "w.safetensors"))
+        small(encoder=Choice(weights=str(tmp_path / "w.safetensors")))
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"encoder": "resnet18"}, r"model\.encoder: .*'resnet18'.*\n.*model\.encoder: paper"),
-        ({"weights": "imagenet"}, r"model\.weights: .*pickle.*\n.*\.safetensors"),
+        ({"encoder": Choice("resnet18")}, r"model\.encoder: .*'resnet18'.*\n.*model\.encoder: paper"),
+        ({"encoder": Choice(weights="imagenet")}, r"model\.weights: .*pickle.*\n.*\.safetensors"),
     ],
 )
 def test_what_it_cannot_have_is_refused(options, match):

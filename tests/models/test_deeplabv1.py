@@ -10,6 +10,7 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.deeplabv1 import DeepLabV1, LargeFOV
 from tests.models.parity import assert_equal, classes_of, count, on_meta, pour, worn
 
@@ -30,7 +31,7 @@ def dilated(name: str) -> nn.Sequential:
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_it_is_torchvision_s_vgg_with_holes(name):
-    ours = worn(DeepLabV1, classes=classes_of(5), encoder=name, channels=32)
+    ours = worn(DeepLabV1, classes=classes_of(5), encoder=Choice(name), channels=32)
     features = on_meta(dilated, name=name).eval()
     pour(ours.encoder, features)
     fc6, fc7, fc8 = (layer for layer in ours.classifier if isinstance(layer, nn.Conv2d))
@@ -65,7 +66,7 @@ def test_weights_of_timm_s_vgg_fit(tmp_path):
     layers = on_meta(timm.create_model, model_name="vgg11").features.state_dict(prefix="features.")
     theirs = {key: torch.randn(value.shape) for key, value in layers.items()}
     save_file(theirs, tmp_path / "vgg11.safetensors")
-    ours = DeepLabV1(classes=classes_of(2), encoder="vgg11", weights=str(tmp_path / "vgg11.safetensors"), channels=8)
+    ours = DeepLabV1(classes=classes_of(2), encoder=Choice("vgg11", str(tmp_path / "vgg11.safetensors")), channels=8)
     found = ours.encoder.body.state_dict()
     assert len(found) == len(theirs) == 16
     assert all(torch.equal(found[key.replace(".", "_", 1)], value) for key, value in theirs.items())
@@ -73,7 +74,7 @@ def test_weights_of_timm_s_vgg_fit(tmp_path):
 
 @pytest.mark.parametrize("encoder", ["test_resnet", "test_efficientnet"])
 def test_other_encoders_end_at_stride_8_too(encoder):
-    model, seen = DeepLabV1(classes=classes_of(2), encoder=encoder, channels=8), []
+    model, seen = DeepLabV1(classes=classes_of(2), encoder=Choice(encoder), channels=8), []
     model.classifier.register_forward_hook(lambda _, given, out: seen.append(tuple(given[0].shape[-2:])))
     assert model(torch.zeros(2, 3, 64, 40))["semantic"].shape == (2, 2, 64, 40)
     assert seen == [(8, 5)]

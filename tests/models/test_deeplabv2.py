@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import ResNet101_Weights, resnet50
 
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.deeplabv2 import DeepLabV2, SummedPyramid, scaled_to
 from tests.models.parity import assert_equal, classes_of, count, on_meta, pour, worn
 
@@ -14,7 +15,7 @@ RATES = (6, 12, 18, 24)
 
 
 def small(**options) -> DeepLabV2:
-    return DeepLabV2(classes=classes_of(3), encoder="test_resnet", **options)
+    return DeepLabV2(classes=classes_of(3), encoder=Choice("test_resnet"), **options)
 
 
 def test_the_paper_s_network_has_the_paper_s_parameters():
@@ -24,14 +25,14 @@ def test_the_paper_s_network_has_the_paper_s_parameters():
 
 
 def test_on_vgg_each_branch_has_three_layers():
-    ours = on_meta(DeepLabV2, classes=classes_of(21), encoder="vgg16", channels=1024)
+    ours = on_meta(DeepLabV2, classes=classes_of(21), encoder=Choice("vgg16"), channels=1024)
     branch = (9 * 512 * 1024 + 1024) + (1024 * 1024 + 1024) + (1024 * 21 + 21)
     assert count(ours) == 14_714_688 + 4 * branch  # VGG-16's thirteen convolutions
     assert [branch[0].dilation[0] for branch in ours.aspp.classifiers] == [*RATES]
 
 
 def test_it_is_torchvision_s_resnet_at_three_scales_fused_by_maximum():
-    ours = worn(DeepLabV2, classes=classes_of(5), encoder="resnet50")
+    ours = worn(DeepLabV2, classes=classes_of(5), encoder=Choice("resnet50"))
     backbone = on_meta(resnet50, replace_stride_with_dilation=[False, True, True]).eval()
     backbone.fc = backbone.avgpool = nn.Identity()
     pour(ours.encoder.body, backbone)

@@ -10,6 +10,7 @@ from torchvision.models.segmentation import DeepLabV3_ResNet101_Weights
 from torchvision.models.segmentation import deeplabv3 as torchvision_s
 from torchvision.models.segmentation.fcn import FCNHead
 
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.deeplabv3 import DeepLabV3
 from tests.models.parity import assert_equal, classes_of, count, on_meta, pour, pour_image_pooling, worn
 
@@ -33,7 +34,7 @@ def reference(name: str, output_stride: int) -> nn.Module:
 
 @pytest.mark.parametrize(("name", "output_stride"), [("resnet101", 8), ("resnet50", 16)])
 def test_it_is_torchvision_s(name, output_stride):
-    ours = worn(DeepLabV3, classes=classes_of(21), encoder=name, output_stride=output_stride)
+    ours = worn(DeepLabV3, classes=classes_of(21), encoder=Choice(name), output_stride=output_stride)
     theirs = reference(name, output_stride).eval()
     pour(ours.encoder.body, theirs.backbone)
     pour(ours.auxiliary, theirs.aux_classifier)
@@ -60,7 +61,7 @@ def test_the_paper_s_network_has_torchvision_s_parameters():
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("encoder", ["paper", "resnet18"])
 def test_block4_has_the_multi_grid(encoder, output_stride):
-    model = on_meta(DeepLabV3, classes=classes_of(2), encoder=encoder, channels=8, output_stride=output_stride)
+    model = on_meta(DeepLabV3, classes=classes_of(2), encoder=Choice(encoder), channels=8, output_stride=output_stride)
     first, second, third = GRIDS[output_stride]
     expected = {"paper": [first, second, third], "resnet18": [first, first, second, second]}
     assert rates_of(model.encoder.body.layer4) == expected[encoder]
@@ -68,7 +69,8 @@ def test_block4_has_the_multi_grid(encoder, output_stride):
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_other_encoders_keep_their_rates(output_stride):
-    ours = on_meta(DeepLabV3, classes=classes_of(2), encoder="regnetx_002", output_stride=output_stride).encoder.body
+    model = on_meta(DeepLabV3, classes=classes_of(2), encoder=Choice("regnetx_002"), output_stride=output_stride)
+    ours = model.encoder.body
     timm_s = on_meta(
         timm.create_model, model_name="regnetx_002", features_only=True, output_stride=output_stride, in_chans=3
     )
@@ -77,7 +79,8 @@ def test_other_encoders_keep_their_rates(output_stride):
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_aspp_reaches_as_far_at_every_stride(output_stride):
-    model, seen = DeepLabV3(classes=classes_of(3), encoder="test_resnet", channels=8, output_stride=output_stride), []
+    encoder, seen = Choice("test_resnet"), []
+    model = DeepLabV3(classes=classes_of(3), encoder=encoder, channels=8, output_stride=output_stride)
     assert model.stride == output_stride
     assert [branch[0].dilation[0] for branch in model.aspp.branches[1:-1]] == [*RATES[output_stride]]
     model.aspp.register_forward_hook(lambda _, given, out: seen.append(tuple(given[0].shape[-2:])))

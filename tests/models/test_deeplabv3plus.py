@@ -13,6 +13,7 @@ from torchvision.models.segmentation import deeplabv3
 from pipelines.errors import ConfigError
 from pipelines.models.blocks import ASPP, ConvNormAct, SeparableConv, resize
 from pipelines.models.contract import Classes
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.deeplabv3plus import DeepLabV3Plus
 from tests.models.parity import assert_equal, classes_of, count, on_meta, pour, pour_image_pooling, worn
 
@@ -59,7 +60,8 @@ def pour_separable(ours: SeparableConv, theirs: nn.Sequential) -> None:
 @pytest.mark.parametrize(("output_stride", "rates"), [(16, (6, 12, 18)), (8, (12, 24, 36))])
 @torch.no_grad()
 def test_it_is_smp_s_parts_in_the_paper_s_order(output_stride, rates):
-    ours = worn(DeepLabV3Plus, classes=classes_of(5), encoder="test_resnet", channels=24, output_stride=output_stride)
+    options = {"encoder": Choice("test_resnet"), "channels": 24, "output_stride": output_stride}
+    ours = worn(DeepLabV3Plus, classes=classes_of(5), **options)
     theirs = DeepLabV3PlusDecoder([3, *ours.encoder.channels], 5, 24, rates, output_stride, True, 0.5)
     theirs.aspp = theirs.aspp[0]  # the paper has no convolution between ASPP and the decoder
     theirs.up = nn.Upsample(scale_factor=output_stride // 4, mode="bilinear")
@@ -128,7 +130,7 @@ def test_resizing_takes_pixels_as_areas():
 
 @pytest.mark.parametrize(("output_stride", "high"), [(16, (4, 5)), (8, (8, 10))])
 def test_strides_and_widths_are_the_paper_s(output_stride, high):
-    model = DeepLabV3Plus(classes=TWO, encoder="test_resnet", channels=32, output_stride=output_stride)
+    model = DeepLabV3Plus(classes=TWO, encoder=Choice("test_resnet"), channels=32, output_stride=output_stride)
     assert model.stride == output_stride
     seen = {}
     model.aspp.register_forward_hook(lambda _, given, out: seen.update(high=given[0].shape[-2:]))
@@ -139,4 +141,4 @@ def test_strides_and_widths_are_the_paper_s(output_stride, high):
 
 def test_an_encoder_that_cannot_be_dilated_is_refused():
     with pytest.raises(ConfigError, match=r"'vgg11' cannot serve as a feature extractor at output stride 16"):
-        DeepLabV3Plus(classes=TWO, encoder="vgg11", weights="none", channels=32)
+        DeepLabV3Plus(classes=TWO, encoder=Choice("vgg11"), channels=32)

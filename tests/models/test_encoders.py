@@ -1,7 +1,5 @@
 """What serves as an encoder, and what is said of the rest."""
 
-from functools import partial
-
 import pytest
 import timm
 import torch
@@ -9,8 +7,11 @@ from safetensors.torch import save_file
 
 from pipelines.errors import ConfigError
 from pipelines.models import encoders
+from pipelines.models.encoders import Choice
 
-build = partial(encoders.build, paper="test_resnet")
+
+def build(name, weights, in_channels=3, **options):
+    return encoders.build(Choice(name, weights, in_channels), **{"paper": "test_resnet", **options})
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "test_efficientnet"])
@@ -120,7 +121,7 @@ def test_layers_that_are_not_of_an_encoder_are_filled_by_timm_s_names(tmp_path):
     original = timm.create_model("test_resnet")
     save_file(original.state_dict(), tmp_path / "w.safetensors")
     fc = torch.nn.Linear(original.fc.in_features, original.fc.out_features)
-    encoders.load({"fc": fc}, "test_resnet", str(tmp_path / "w.safetensors"))
+    encoders.load({"fc": fc}, "test_resnet", Choice(weights=str(tmp_path / "w.safetensors")))
     assert torch.equal(fc.weight, original.fc.weight)
     with pytest.raises(ConfigError, match=r"missing or of another shape: layer9\.weight"):
-        encoders.load({"layer9": fc}, "test_resnet", str(tmp_path / "w.safetensors"))
+        encoders.load({"layer9": fc}, "test_resnet", Choice(weights=str(tmp_path / "w.safetensors")))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import vgg, vgg16
 
 from pipelines.models.contract import Classes
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.fcn import FCN, FCN8s, FCN16s, FCN32s, Upsample
 
 VOC = Classes(things=tuple(range(1, 21)), stuff=(0,))
@@ -51,7 +52,7 @@ def test_scores_are_raised_bilinearly_at_first_and_learned(stride):
 
 @pytest.mark.parametrize("build", [FCN32s, FCN16s, FCN8s])
 def test_nothing_is_scored_at_first_and_every_score_learns(build):
-    model = build(classes=THREE, encoder="test_resnet", channels=8).train()
+    model = build(classes=THREE, encoder=Choice("test_resnet"), channels=8).train()
     logits = model(torch.randn(2, 3, 64, 64))["semantic"]
     assert not logits.any()
     (logits * torch.randn_like(logits)).sum().backward()
@@ -85,7 +86,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Sequential, s
 @pytest.mark.parametrize("build", [FCN32s, FCN16s, FCN8s])
 def test_the_skips_are_vgg_s_pools_of_the_same_weights(build, features):
     reference, weights = features
-    model = scored(build(classes=THREE, weights=weights, channels=8))
+    model = scored(build(classes=THREE, encoder=Choice(weights=weights), channels=8))
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         pool3 = reference[:17](images)
@@ -106,7 +107,7 @@ def test_the_classifier_became_convolutions_with_its_weights(tmp_path):
     state["pre_logits.fc2.weight"] = state["pre_logits.fc2.weight"].view(4096, 4096, 1, 1)
     save_file(state, tmp_path / "w.safetensors")
     del state
-    model = FCN8s(classes=VOC, weights=str(tmp_path / "w.safetensors")).eval()
+    model = FCN8s(classes=VOC, encoder=Choice(weights=str(tmp_path / "w.safetensors"))).eval()
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
         wanted = reference.classifier[:5](reference.features(images).flatten(1))

@@ -9,6 +9,7 @@ from torchvision.ops import MultiScaleRoIAlign, box_area
 
 from pipelines.errors import ConfigError
 from pipelines.models.contract import Classes, InstanceTargets, Targets
+from pipelines.models.encoders import Choice
 from pipelines.models.instance import mask_rcnn, regions
 from pipelines.models.instance.mask_rcnn import MaskRCNN
 
@@ -24,7 +25,7 @@ def unused(logits: Tensor, labels: Tensor) -> Tensor:
 @pytest.fixture(scope="module")
 def model() -> MaskRCNN:
     torch.manual_seed(0)
-    return MaskRCNN(classes=CLASSES, encoder="test_resnet", weights="none", channels=16)
+    return MaskRCNN(classes=CLASSES, encoder=Choice("test_resnet"), channels=16)
 
 
 def truth(boxes: list[list[int]], labels: list[int], crowds: list[bool] | None = None) -> InstanceTargets:
@@ -210,4 +211,4 @@ def test_labels_are_the_classes_ids(model):
 
 def test_a_dataset_without_things_is_refused():
     with pytest.raises(ConfigError, match="stuff classes only"):
-        MaskRCNN(classes=Classes(things=(), stuff=(0, 1)), encoder="test_resnet", weights="none", channels=16)
+        MaskRCNN(classes=Classes(things=(), stuff=(0, 1)), encoder=Choice("test_resnet"), channels=16)

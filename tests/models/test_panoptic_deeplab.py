@@ -16,6 +16,7 @@ from pipelines.data.prediction import Prediction
 from pipelines.data.schema import IGNORE, Record
 from pipelines.metrics.panoptic import PanopticMetrics
 from pipelines.models.contract import Classes, InstanceTargets, Targets
+from pipelines.models.encoders import Choice
 from pipelines.models.panoptic import panoptic_deeplab
 from pipelines.models.panoptic.panoptic_deeplab import (
     MAX_CENTERS,
@@ -36,7 +37,7 @@ GRID = panoptic_deeplab.OUTPUT_STRIDE
 @pytest.fixture(scope="module")
 def model() -> PanopticDeepLab:
     classes = Classes(things=THINGS, stuff=STUFF)
-    return PanopticDeepLab(classes=classes, encoder="test_resnet.r160_in1k", weights="none", channels=16)
+    return PanopticDeepLab(classes=classes, encoder=Choice("test_resnet.r160_in1k"), channels=16)
 
 
 def truth(masks: Tensor, crowd: Tensor | None = None) -> InstanceTargets:

@@ -8,12 +8,13 @@ from torchvision.models import ResNet101_Weights, resnet50
 from torchvision.models.segmentation.fcn import FCNHead
 
 from pipelines.models.blocks import resize
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.pspnet import PSPNet, PyramidPooling
 from tests.models.parity import assert_equal, classes_of, count, on_meta, pour, worn
 
 
 def small(**options) -> PSPNet:
-    return PSPNet(classes=classes_of(3), encoder="test_resnet", channels=16, **options)
+    return PSPNet(classes=classes_of(3), encoder=Choice("test_resnet"), channels=16, **options)
 
 
 def test_the_paper_s_network_has_the_paper_s_parameters():
@@ -27,7 +28,7 @@ def test_the_paper_s_network_has_the_paper_s_parameters():
 
 
 def test_it_is_torchvision_s_and_smp_s_parts_in_the_paper_s_order():
-    ours = worn(PSPNet, classes=classes_of(5), encoder="resnet50", channels=32)
+    ours = worn(PSPNet, classes=classes_of(5), encoder=Choice("resnet50"), channels=32)
     backbone = on_meta(resnet50, replace_stride_with_dilation=[False, True, True]).eval()
     backbone.fc = nn.Identity()
     pyramid, auxiliary = on_meta(PSPModule, in_channels=2048).eval(), FCNHead(1024, 5).eval()

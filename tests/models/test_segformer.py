@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipelines.errors import ConfigError
 from pipelines.models import mix_transformer
 from pipelines.models.blocks import resize
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.segformer import SegFormer
 from tests.models.parity import classes_of
 from tests.models.recorded import fill, noise
@@ -34,7 +35,7 @@ def pour(ours: SegFormer, theirs: smp.Segformer) -> None:
 @pytest.mark.parametrize(("encoder", "channels"), [("mit_b0", 256), ("mit_b2", 768)])
 def test_it_is_smp_s(encoder, channels):
     with torch.device("meta"):
-        ours = SegFormer(classes=classes_of(5), encoder=encoder)
+        ours = SegFormer(classes=classes_of(5), encoder=Choice(encoder))
     theirs = reference(encoder, channels, classes=5).double().eval()
     fill(ours).eval()  # not fresh weights: with those, attention is next to uniform
     pour(ours, theirs)
@@ -52,7 +53,7 @@ def test_it_is_smp_s(encoder, channels):
 )
 def test_each_size_has_the_paper_s_parameters(encoder, millions):
     with torch.device("meta"):
-        ours = SegFormer(classes=classes_of(150), encoder=encoder)
+        ours = SegFormer(classes=classes_of(150), encoder=Choice(encoder))
     assert round(sum(p.numel() for p in ours.parameters()) / 1e6, 1) == millions
 
 
@@ -90,14 +91,14 @@ def test_keys_and_values_come_from_a_coarser_map():
 
 def test_blocks_are_dropped_the_more_the_deeper():
     with torch.device("meta"):
-        body = mix_transformer.build("mit_b2", "none", in_channels=3).body
+        body = mix_transformer.build(Choice("mit_b2")).body
     rates = [m.drop_prob for m in body.modules() if type(m).__name__ == "DropPath"]
     assert rates == pytest.approx([0.1 * i / 15 for i in range(16)])
 
 
 def test_fresh_weights_are_the_authors():
     torch.manual_seed(0)
-    body = mix_transformer.build("mit_b1", "none", in_channels=3).body
+    body = mix_transformer.build(Choice("mit_b1")).body
     block = body["block4"][0]
     assert block.mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.02)
     # He's for the outputs of a group: a depthwise convolution has one, of 9 weights.
@@ -110,19 +111,20 @@ def test_weights_come_from_a_file_with_the_published_names(tmp_path):
     theirs = reference("mit_b0", 256, classes=3).encoder.eval()
     published = {**theirs.state_dict(), "head.weight": torch.zeros(1000, 256), "head.bias": torch.zeros(1000)}
     save_file(published, tmp_path / "mit_b0.safetensors")
-    ours = SegFormer(classes=classes_of(3), weights=str(tmp_path / "mit_b0.safetensors"), channels=16).eval()
+    encoder = Choice(weights=str(tmp_path / "mit_b0.safetensors"))
+    ours = SegFormer(classes=classes_of(3), encoder=encoder, channels=16).eval()
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(ours.encoder(images)[-1], theirs(images)[-1], rtol=1e-4, atol=1e-4)
     with pytest.raises(ConfigError, match="does not fit the encoder"):
-        SegFormer(classes=classes_of(3), encoder="mit_b1", weights=str(tmp_path / "mit_b0.safetensors"))
+        SegFormer(classes=classes_of(3), encoder=Choice("mit_b1", str(tmp_path / "mit_b0.safetensors")))
 
 
 def test_imagenet_weights_are_not_had_by_themselves():
     with pytest.raises(ConfigError, match=r"model\.weights: .*'mit_b0'.*\n.*\.safetensors file.*none"):
-        SegFormer(classes=classes_of(3), weights="imagenet")
+        SegFormer(classes=classes_of(3), encoder=Choice(weights="imagenet"))
 
 
 def test_there_is_no_larger_one():
     with pytest.raises(ConfigError, match=r"model\.encoder: timm has no 'mit_b6'"):
-        SegFormer(classes=classes_of(3), encoder="mit_b6")
+        SegFormer(classes=classes_of(3), encoder=Choice("mit_b6"))

@@ -9,6 +9,7 @@ from torchvision.models import vgg
 
 from pipelines.errors import ConfigError
 from pipelines.models.contract import Classes
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.segnet import SegNet
 
 CAMVID = Classes(things=(8, 9, 10), stuff=tuple(range(8)))
@@ -48,7 +49,8 @@ def test_it_unpools_to_the_maxima_of_vgg_s_features_of_the_same_weights(tmp_path
     with torch.no_grad():
         reference(torch.randn(4, 3, 64, 64))  # statistics worth comparing
     save_file({f"features.{key}": value for key, value in reference.state_dict().items()}, tmp_path / "w.safetensors")
-    model, reference = SegNet(classes=CAMVID, weights=str(tmp_path / "w.safetensors")).eval(), reference.eval()
+    model = SegNet(classes=CAMVID, encoder=Choice(weights=str(tmp_path / "w.safetensors"))).eval()
+    reference.eval()
     given: list[Tensor] = []
     made: list[Tensor] = []
     for stage in model.decoder:
@@ -71,4 +73,4 @@ def test_weights_of_another_width_are_refused(tmp_path):
     layers = vgg.make_layers(vgg.cfgs["A"], batch_norm=True)
     save_file({f"features.{key}": value for key, value in layers.state_dict().items()}, tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match=r"missing or of another shape: features_0\.weight"):
-        SegNet(classes=CAMVID, weights=str(tmp_path / "w.safetensors"), channels=8)
+        SegNet(classes=CAMVID, encoder=Choice(weights=str(tmp_path / "w.safetensors")), channels=8)

@@ -9,6 +9,7 @@ from monai.networks.nets import basic_unet
 from pipelines.data.schema import IGNORE
 from pipelines.errors import ConfigError
 from pipelines.models.contract import Classes, Targets
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.unet import UNet, mirror
 
 TWO = Classes(things=(1,), stuff=(0,))
@@ -35,7 +36,7 @@ def test_the_paper_s_network_has_the_paper_s_parameters(channels, in_channels, c
     assert with_biases == count
     # Ours has batch norm's scale and shift where the paper has a bias.
     with torch.device("meta"):
-        ours = UNet(classes=TWO, channels=channels, in_channels=in_channels, padded=padded)
+        ours = UNet(classes=TWO, channels=channels, encoder=Choice(in_channels=in_channels), padded=padded)
     assert sum(p.numel() for p in ours.parameters()) == with_biases + sum(o for _, o in threes)
 
 
@@ -70,25 +71,25 @@ def test_the_output_is_that_of_monai_s_with_the_same_weights():
     ("encoder", "stride"), [("paper", 16), ("test_resnet", 32), ("test_convnext", 32), ("test_efficientnet", 32)]
 )
 def test_the_output_has_the_input_s_size(encoder, stride):
-    model = UNet(classes=TWO, encoder=encoder, channels=16)
+    model = UNet(classes=TWO, encoder=Choice(encoder), channels=16)
     assert (model.stride, model.context) == (stride, 0)
     assert model(torch.zeros(2, 3, 64, 96))["semantic"].shape == (2, 2, 64, 96)
 
 
 def test_there_are_no_weights_for_the_paper_s_encoder():
     with pytest.raises(ConfigError, match="no imagenet weights for U-Net's own encoder"):
-        UNet(classes=TWO, weights="imagenet", channels=16)
+        UNet(classes=TWO, encoder=Choice(weights="imagenet"), channels=16)
 
 
 def test_an_encoder_of_padded_convolutions_cannot_do_without():
     with pytest.raises(ConfigError, match=r"'test_resnet' cannot\n.* set model\.unet\.padded: true"):
-        UNet(classes=TWO, encoder="test_resnet", channels=16, padded=False)
+        UNet(classes=TWO, encoder=Choice("test_resnet"), channels=16, padded=False)
 
 
 def test_unpadded_its_maps_have_the_sizes_of_the_paper_s_figure():
     sizes = []
     with torch.device("meta"):
-        model = UNet(classes=TWO, in_channels=1, padded=False).eval()
+        model = UNet(classes=TWO, encoder=Choice(in_channels=1), padded=False).eval()
         for part in (*model.encoder.levels, *model.ups):
             part.register_forward_hook(lambda _, inputs, output: sizes.append(tuple(output.shape[1:])))
         scores = model.network(torch.zeros(1, 1, 572, 572))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pipelines.errors import ConfigError
 from pipelines.models.contract import Classes, Targets
+from pipelines.models.encoders import Choice
 from pipelines.models.semantic.unetplusplus import UNetPlusPlus
 
 TWO = Classes(things=(1,), stuff=(0,))
@@ -23,8 +24,8 @@ def test_the_paper_s_network_has_the_authors_parameters():
     count = sum(9 * i * o + o for i, o in convs) + sum(4 * i * o + o for i, o in raised) + 32 + 1
     assert count == 9_041_601  # the authors' count of their code's network, 9.04 million in the paper's table 3
     with torch.device("meta"):
-        ours = UNetPlusPlus(classes=ONE, in_channels=1, deep_supervision=False)
-        deep = UNetPlusPlus(classes=ONE, in_channels=1)
+        ours = UNetPlusPlus(classes=ONE, encoder=Choice(in_channels=1), deep_supervision=False)
+        deep = UNetPlusPlus(classes=ONE, encoder=Choice(in_channels=1))
     # Ours has batch norm's scale and shift where the authors have a bias; each further end has its classifier.
     assert sum(p.numel() for p in ours.parameters()) == count + sum(o for _, o in convs)
     assert sum(p.numel() for p in deep.parameters()) == count + sum(o for _, o in convs) + 3 * 33
@@ -95,8 +96,8 @@ def test_pruned_it_answers_with_one_end_and_computes_nothing_deeper(reference, d
 @torch.no_grad()
 def test_pruned_an_encoder_of_timm_s_stops_early_too():
     torch.manual_seed(0)
-    whole = UNetPlusPlus(classes=TWO, encoder="test_resnet", channels=16).eval()
-    pruned = UNetPlusPlus(classes=TWO, encoder="test_resnet", channels=16, output=2).eval()
+    whole = UNetPlusPlus(classes=TWO, encoder=Choice("test_resnet"), channels=16).eval()
+    pruned = UNetPlusPlus(classes=TWO, encoder=Choice("test_resnet"), channels=16, output=2).eval()
     pruned.load_state_dict(whole.state_dict())
     ran = []
     for name, layer in pruned.encoder.body.items():
@@ -122,7 +123,7 @@ def test_pruned_it_goes_on_learning_at_every_end():
 
 
 def test_an_encoder_with_fewer_maps_is_less_deep():
-    model = UNetPlusPlus(classes=TWO, encoder="test_convnext", channels=16)
+    model = UNetPlusPlus(classes=TWO, encoder=Choice("test_convnext"), channels=16)
     assert (model.depth, model.stride) == (3, 32)
     assert model(torch.zeros(2, 3, 64, 96))["semantic"].shape == (2, 2, 64, 96)
 
@@ -130,7 +131,7 @@ def test_an_encoder_with_fewer_maps_is_less_deep():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"encoder": "test_convnext", "output": 4}, r"no classifier at depth 4 \(there is at 1, 2, 3\)"),
+        ({"encoder": Choice("test_convnext"), "output": 4}, r"no classifier at depth 4 \(there is at 1, 2, 3\)"),
         ({"deep_supervision": False, "output": 2}, r"no classifier at depth 2 \(there is at 4\)"),
     ],
 )

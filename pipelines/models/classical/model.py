@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.errors import DataError
+from pipelines.models import encoders
 from pipelines.models.classical.active_contour import ActiveContour
 from pipelines.models.classical.base import Method
 from pipelines.models.classical.grabcut import GrabCut
@@ -54,7 +55,7 @@ Sample = tuple[np.ndarray, np.ndarray]  # RGB uint8[h, w, 3], class ids uint8[h,
 
 
 class Classical(FittedModel, SemanticModel):
-    """One of METHODS. `encoder`, `weights` and `channels` are networks' matters, and mean nothing here."""
+    """One of METHODS. `encoder` and `channels` are networks' matters, and mean nothing here."""
 
     stride = 1
     fitted: Tensor  # bool
@@ -66,9 +67,7 @@ class Classical(FittedModel, SemanticModel):
         method: str,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
     ):
         super().__init__()

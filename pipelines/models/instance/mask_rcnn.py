@@ -81,9 +81,7 @@ class MaskRCNN(SegmentationModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
     ):
         super().__init__()
@@ -91,7 +89,7 @@ class MaskRCNN(SegmentationModel):
         if not classes.things:
             raise ConfigError("model.name: mask_rcnn finds things, and the dataset has stuff classes only")
         self.things = classes.things  # torchvision's label k is things[k - 1], and 0 is the background
-        self.encoder = encoders.build(encoder, weights, in_channels=in_channels, paper="resnet50")
+        self.encoder = encoders.build(encoder, paper="resnet50")
         self.levels = [self.encoder.at(STRIDES[name]) for name in POOLED]
         self.fpn = FeaturePyramidNetwork([self.encoder.channels[i] for i in self.levels], channels, LastLevelMaxPool())
         self.rpn = proposals_of(channels)

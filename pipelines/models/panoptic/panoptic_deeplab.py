@@ -57,15 +57,13 @@ class PanopticDeepLab(SegmentationModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
     ):
         super().__init__()
         channels = channels or 256
         self.classes = classes
-        self.encoder = encoders.build(encoder, weights, in_channels=in_channels, paper="resnet50")
+        self.encoder = encoders.build(encoder, paper="resnet50")
         self.stride = self.encoder.reductions[-1]
         steps = [r for r in reversed(self.encoder.reductions[:-1]) if r >= OUTPUT_STRIDE]
         self.semantic_decoder = Decoder(self.encoder, steps, channels, channels // 2)

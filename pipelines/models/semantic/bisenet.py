@@ -108,16 +108,14 @@ class BiSeNet(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
     ):
         super().__init__()
         channels = channels or 128
-        self.encoder = encoders.build(encoder, weights, in_channels=in_channels, paper="resnet18")
+        self.encoder = encoders.build(encoder, paper="resnet18")
         self.at_16, self.at_32 = self.encoder.at(16), self.encoder.at(32)
-        self.spatial_path = spatial_path(in_channels, channels)
+        self.spatial_path = spatial_path(encoder.in_channels, channels)
         self.context_path = ContextPath(self.encoder.channels[self.at_32], self.encoder.channels[self.at_16], channels)
         self.fusion = FeatureFusion(2 * channels, 2 * channels)
         self.head = head(2 * channels, channels // 2, classes.count)

@@ -157,26 +157,24 @@ class DDRNet23Slim(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
     ):
         super().__init__()
         c = channels or 32
-        if encoder != "paper":
+        if not encoder.is_papers:
             raise ConfigError(
-                f"model.encoder: DDRNet-23-slim has two branches of its own, which '{encoder}' has not",
+                f"model.encoder: DDRNet-23-slim has two branches of its own, which '{encoder.name}' has not",
                 do="set model.encoder: paper",
             )
-        self.encoder = DualResolution(in_channels, c)
+        self.encoder = DualResolution(encoder.in_channels, c)
         self.spp = DAPPM(16 * c, 4 * c, 4 * c)
         self.head = head(4 * c, 2 * c, classes.count)
         self.auxiliary = head(2 * c, 2 * c, classes.count)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        load(self.encoder, weights)
+        load(self.encoder, encoder)
 
     def forward(self, images: Tensor) -> Outputs:
         size = images.shape[-2:]
@@ -188,10 +186,10 @@ class DDRNet23Slim(SemanticModel):
         return outputs
 
 
-def load(encoder: DualResolution, weights: str) -> None:
-    if weights == "imagenet":
+def load(layers: DualResolution, choice: encoders.Choice) -> None:
+    if choice.weights == "imagenet":
         raise ConfigError(
             "model.weights: DDRNet-23-slim's ImageNet weights are published as a pickle, which is not opened here",
             do="name a .safetensors file of them, or set model.weights: none",
         )
-    encoders.load(dict(encoder.named_children()), "ddrnet23_slim", weights)
+    encoders.load(dict(layers.named_children()), "ddrnet23_slim", choice)

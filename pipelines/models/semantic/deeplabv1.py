@@ -13,7 +13,7 @@ paper's 20.5 million parameters.
 
 from torch import Tensor, nn
 
-from pipelines.models import atrous
+from pipelines.models import atrous, encoders
 from pipelines.models.blocks import resize
 from pipelines.models.contract import Classes, Outputs
 from pipelines.models.heads import SemanticModel
@@ -39,13 +39,11 @@ class DeepLabV1(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
     ):
         super().__init__()
-        self.encoder = atrous.build(encoder, weights, in_channels=in_channels, paper="vgg16")
+        self.encoder = atrous.build(encoder, paper="vgg16")
         self.deepest = self.encoder.at(self.stride)
         self.classifier = LargeFOV(self.encoder.channels[self.deepest], channels or 1024, classes.count, rate=12)
 

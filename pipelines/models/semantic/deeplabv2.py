@@ -20,7 +20,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from pipelines.models import atrous
+from pipelines.models import atrous, encoders
 from pipelines.models.blocks import resize
 from pipelines.models.contract import Classes, Outputs
 from pipelines.models.heads import SemanticModel
@@ -52,15 +52,13 @@ class DeepLabV2(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
         scales: Sequence[float] = (0.5, 0.75, 1.0),
     ):
         super().__init__()
         self.scales = scales
-        self.encoder = atrous.build(encoder, weights, in_channels=in_channels, paper="resnet101")
+        self.encoder = atrous.build(encoder, paper="resnet101")
         self.deepest = self.encoder.at(self.stride)
         self.aspp = SummedPyramid(self.encoder.channels[self.deepest], channels, classes.count)
 

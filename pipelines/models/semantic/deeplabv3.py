@@ -27,18 +27,14 @@ class DeepLabV3(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
         output_stride: int = 16,
     ):
         super().__init__()
         channels = channels or 256
         self.stride = output_stride
-        self.encoder = encoders.build(
-            encoder, weights, output_stride=output_stride, in_channels=in_channels, paper="resnet101"
-        )
+        self.encoder = encoders.build(encoder, output_stride=output_stride, paper="resnet101")
         apply_multi_grid(self.encoder, rate=32 // output_stride)
         self.deepest = self.encoder.at(output_stride)
         widths = self.encoder.channels

@@ -27,18 +27,14 @@ class DeepLabV3Plus(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
         output_stride: int = 16,
     ):
         super().__init__()
         channels = channels or 256
         self.stride = output_stride
-        self.encoder = encoders.build(
-            encoder, weights, output_stride=output_stride, in_channels=in_channels, paper="xception65"
-        )
+        self.encoder = encoders.build(encoder, output_stride=output_stride, paper="xception65")
         self.low, self.high = self.encoder.at(4), self.encoder.at(self.stride)
         self.aspp = ASPP(self.encoder.channels[self.high], channels, rates=rates_at(output_stride))
         self.low_level = ConvNormAct(self.encoder.channels[self.low], LOW_LEVEL, 1)

@@ -58,14 +58,12 @@ class FCN(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
     ):
         super().__init__()
         width, strides = channels or 4096, (self.stride, *self.skips)
-        self.encoder = encoders.build(encoder, weights, paper="vgg16", in_channels=in_channels)
+        self.encoder = encoders.build(encoder, paper="vgg16")
         vgg = self.encoder.name.startswith("vgg")
         # timm gives VGG's features before each pooling: what is at stride 16 becomes pool5.
         self.pool = nn.MaxPool2d(2) if vgg else nn.Identity()
@@ -79,7 +77,7 @@ class FCN(SemanticModel):
         self.upscore = Upsample(classes.count, strides[-1])
         if vgg and width == 4096:
             layers = {"pre_logits.fc1": self.fc6[0], "pre_logits.fc2": self.fc7[0]}
-            encoders.load(layers, self.encoder.name, weights)
+            encoders.load(layers, self.encoder.name, encoder)
 
     def forward(self, images: Tensor) -> Outputs:
         features = self.encoder(images)

@@ -44,15 +44,11 @@ class LRASPP(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
     ):
         super().__init__()
-        self.encoder = encoders.build(
-            encoder, weights, output_stride=self.stride, in_channels=in_channels, paper="mobilenetv3_large_100"
-        )
+        self.encoder = encoders.build(encoder, output_stride=self.stride, paper="mobilenetv3_large_100")
         self.low, self.high = self.encoder.at(8), self.encoder.at(self.stride)
         low, high = self.encoder.channels[self.low], self.encoder.channels[self.high]
         self.head = LiteASPP(low, high, channels or 128, classes.count)

@@ -42,18 +42,14 @@ class PSPNet(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
         output_stride: int = 8,
     ):
         super().__init__()
         channels = channels or 512
         self.stride = output_stride
-        self.encoder = encoders.build(
-            encoder, weights, output_stride=output_stride, in_channels=in_channels, paper="resnet101"
-        )
+        self.encoder = encoders.build(encoder, output_stride=output_stride, paper="resnet101")
         self.deepest = self.encoder.at(output_stride)
         self.pyramid = PyramidPooling(self.encoder.channels[self.deepest])
         self.head = nn.Sequential(

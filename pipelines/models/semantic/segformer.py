@@ -47,16 +47,15 @@ class SegFormer(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
     ):
         super().__init__()
-        self.encoder = encoder_of(encoder, weights, in_channels)
+        encoder = encoder.or_else("mit_b0")
+        self.encoder = encoder_of(encoder)
         self.levels = [self.encoder.at(stride) for stride in (4, 8, 16, 32)]
         inputs = [self.encoder.channels[level] for level in self.levels]
-        self.decoder = AllMLP(inputs, channels or (768 if encoder in WIDE else 256), classes.count)
+        self.decoder = AllMLP(inputs, channels or (768 if encoder.name in WIDE else 256), classes.count)
 
     def forward(self, images: Tensor) -> Outputs:
         features = self.encoder(images)
@@ -64,8 +63,7 @@ class SegFormer(SemanticModel):
         return {"semantic": resize(scores, images.shape[-2:])}
 
 
-def encoder_of(name: str, weights: str, in_channels: int) -> encoders.Encoder:
-    name = "mit_b0" if name == "paper" else name
-    if name in mix_transformer.DEPTHS:
-        return mix_transformer.build(name, weights, in_channels=in_channels)
-    return encoders.build(name, weights, in_channels=in_channels, paper="")
+def encoder_of(choice: encoders.Choice) -> encoders.Encoder:
+    if choice.name in mix_transformer.DEPTHS:
+        return mix_transformer.build(choice)
+    return encoders.build(choice, paper="mit_b0")

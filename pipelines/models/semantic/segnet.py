@@ -43,26 +43,24 @@ class SegNet(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
     ):
         super().__init__()
-        if encoder != "paper":
+        if not encoder.is_papers:
             raise ConfigError(
-                f"model.encoder: SegNet is VGG-16 and its mirror image, it cannot stand on '{encoder}'",
+                f"model.encoder: SegNet is VGG-16 and its mirror image, it cannot stand on '{encoder.name}'",
                 do="set model.encoder: paper",
             )
         widths = [(channels or 64) * times for times, _ in VGG16]
         depths = [depth for _, depth in VGG16]
-        stages = list(zip([in_channels, *widths[:-1]], widths, depths, strict=True))
+        stages = list(zip([encoder.in_channels, *widths[:-1]], widths, depths, strict=True))
         self.encoder = nn.ModuleList(stage([inputs] + depth * [width]) for inputs, width, depth in stages)
         self.decoder = nn.ModuleList(
             stage(depth * [width] + [outputs]) for outputs, width, depth in reversed(stages[1:])
         )
         self.decoder.append(nn.Sequential(stage(2 * [widths[0]]), nn.Conv2d(widths[0], classes.count, 3, padding=1)))
-        encoders.load(self.layers(), "vgg16_bn", weights, in_channels=in_channels)
+        encoders.load(self.layers(), "vgg16_bn", encoder)
 
     def layers(self) -> dict[str, nn.Module]:
         """The encoder's layers by the names that timm's vgg16_bn gives them, poolings counted."""

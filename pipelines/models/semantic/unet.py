@@ -104,21 +104,19 @@ class UNet(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
         padded: bool = True,
     ):
         super().__init__()
-        if not padded and encoder != "paper":
+        if not padded and not encoder.is_papers:
             raise ConfigError(
-                f"model.unet.padded: U-Net's own encoder can do without padding, '{encoder}' cannot",
+                f"model.unet.padded: U-Net's own encoder can do without padding, '{encoder.name}' cannot",
                 do="set model.unet.padded: true, or model.encoder: paper",
             )
         channels, conv = channels or 256, ConvNormAct if padded else ValidConv
         self.context = 0 if padded else CONTEXT  # pixels on each side that the scores of an image are computed from
-        self.encoder = contracting_path(encoder, weights, channels, in_channels, conv)
+        self.encoder = contracting_path(encoder, channels, conv)
         levels = {reduction: i for i, reduction in enumerate(self.encoder.reductions)}
         self.stride = max(levels)
         self.deepest = levels[self.stride]
@@ -148,10 +146,11 @@ class UNet(SemanticModel):
 
 
 def contracting_path(
-    encoder: str, weights: str, channels: int, in_channels: int, conv: Conv = ConvNormAct
+    choice: encoders.Choice, channels: int, conv: Conv = ConvNormAct
 ) -> ContractingPath | encoders.Encoder:
-    if encoder != "paper":
-        return encoders.build(encoder, weights, in_channels=in_channels, paper="")
-    if weights != "none":
-        raise ConfigError(f"model.weights: there are no {weights} weights for U-Net's own encoder", do="say none")
-    return ContractingPath(channels, in_channels, conv)
+    if not choice.is_papers:
+        return encoders.build(choice, paper="")
+    if choice.weights != "none":
+        found = f"there are no {choice.weights} weights for U-Net's own encoder"
+        raise ConfigError(f"model.weights: {found}", do="say none")
+    return ContractingPath(channels, choice.in_channels, conv)

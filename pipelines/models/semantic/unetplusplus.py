@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.errors import ConfigError
+from pipelines.models import encoders
 from pipelines.models.blocks import resize
 from pipelines.models.contract import Classes, Outputs, PixelLoss
 from pipelines.models.heads import SemanticModel
@@ -35,16 +36,14 @@ class UNetPlusPlus(SemanticModel):
         self,
         *,
         classes: Classes,
-        in_channels: int = 3,
-        encoder: str = "paper",
-        weights: str = "none",
+        encoder: encoders.Choice = encoders.PAPER,
         channels: int | None = None,
         deep_supervision: bool = True,
         output: str | int = "average",
     ):
         super().__init__()
         channels = channels or 128
-        self.encoder = contracting_path(encoder, weights, channels, in_channels)
+        self.encoder = contracting_path(encoder, channels)
         levels = {reduction: i for i, reduction in enumerate(self.encoder.reductions)}
         strides = list(levels)[-5:]
         if any(2 * fine != coarse for fine, coarse in pairwise(strides)):
