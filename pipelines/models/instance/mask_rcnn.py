@@ -28,7 +28,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from pipelines.data.prediction import Instances, Prediction
 from pipelines.errors import ConfigError
-from pipelines.models import encoders
+from pipelines.models import encoders, results
 from pipelines.models.contract import Classes, Outputs, PixelLoss, SegmentationModel
 from pipelines.models.instance import regions
 from pipelines.targets import InstanceTargets, Targets
@@ -131,15 +131,8 @@ class MaskRCNN(SegmentationModel):
         found = self.roi.postprocess_detections(logits, deltas, proposals, [size])
         boxes, scores, labels = (parts[0] for parts in found)
         probabilities = self._masks(outputs, [boxes], labels).sigmoid()
-        boxes, scores, labels = boxes.cpu(), scores.cpu(), labels.cpu()
-        masks = regions.paste(probabilities.cpu(), boxes, *size)
-        seen = masks.flatten(1).any(dim=1)  # a mask below 0.5 everywhere claims nothing
-        return Instances(
-            masks=masks[seen].numpy(),
-            labels=torch.tensor(self.things)[labels[seen] - 1].numpy(),
-            scores=scores[seen].numpy(),
-            boxes=boxes[seen].numpy(),
-        )
+        masks = regions.paste(probabilities.cpu(), boxes.cpu(), *size)
+        return results.instances(masks, torch.tensor(self.things)[labels.cpu() - 1], scores.cpu(), boxes.cpu())
 
     def _anchors(self, outputs: Outputs) -> list[Tensor]:
         """The anchors of each level; those of all images of the batch are the same."""

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipelines.data.prediction import Instances, Panoptic, Prediction
-from pipelines.models import encoders
+from pipelines.data.prediction import Panoptic, Prediction
+from pipelines.models import encoders, results
 from pipelines.models.blocks import ASPP, ConvNormAct, SeparableConv, resize
 from pipelines.models.contract import Classes, Outputs, PixelLoss, SegmentationModel
 from pipelines.targets import InstanceTargets, Targets
@@ -135,12 +135,7 @@ class PanopticDeepLab(SegmentationModel):
         masks = ids == torch.arange(1, len(labels) + 1, device=ids.device)[:, None, None]
         chosen = probabilities[labels] * masks
         confidence = chosen.sum(dim=(1, 2)) / masks.sum(dim=(1, 2)).clamp(min=1)
-        instances = Instances(
-            masks=masks.cpu().numpy(),
-            labels=labels.cpu().numpy(),
-            scores=(confidence * scores[keep]).clamp(0, 1).cpu().numpy(),
-            boxes=boxes_of(masks).cpu().numpy(),
-        )
+        instances = results.instances(masks, labels, confidence * scores[keep])
         things = len(labels)
         for category in self.classes.stuff:
             mask = semantic == category
@@ -214,14 +209,3 @@ def group_pixels(offsets: Tensor, centers: Tensor, is_thing: Tensor) -> Tensor:
         apart = torch.cdist(points, centers.to(points.dtype), compute_mode="donot_use_mm_for_euclid_dist")
         group[is_thing] = apart.argmin(dim=1) + 1
     return group
-
-
-def boxes_of(masks: Tensor) -> Tensor:
-    """bool[n, h, w], none of them empty -> float32[n, 4]: x1, y1, x2, y2."""
-    n, height, width = masks.shape
-    rows, cols = masks.any(dim=2), masks.any(dim=1)
-    if not n:
-        return masks.new_zeros((0, 4), dtype=torch.float32)
-    x1, y1 = cols.int().argmax(dim=1), rows.int().argmax(dim=1)
-    x2, y2 = width - cols.flip(1).int().argmax(dim=1), height - rows.flip(1).int().argmax(dim=1)
-    return torch.stack([x1, y1, x2, y2], dim=1).float()

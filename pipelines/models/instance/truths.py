@@ -1,0 +1,36 @@
+"""What an instance model learns from in one image: objects, one per row, and where crowds are."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipelines.targets import InstanceTargets
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Truth:
+    """The objects of one image; a crowd is none of them, and no background either."""
+
+    boxes: Tensor  # float32[n, 4]: x1, y1, x2, y2
+    labels: Tensor  # int64[n]: positions in the model's list of things
+    masks: Tensor  # bool[n, h, w]
+    crowd: Tensor  # bool[h, w]: pixels of crowds
+
+    @property
+    def areas(self) -> Tensor:
+        return self.masks.flatten(1).sum(dim=1)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def of(targets: InstanceTargets, things: tuple[int, ...]) -> Truth:
+    keep = ~targets.iscrowd
+    order = torch.tensor(things, device=targets.labels.device)
+    return Truth(
+        boxes=targets.boxes[keep],
+        labels=(targets.labels[keep, None] == order).int().argmax(dim=1),
+        masks=targets.masks[keep],
+        crowd=targets.masks[targets.iscrowd].any(dim=0),
+    )
