@@ -14,12 +14,13 @@ _AR = ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
 # holds both sides equal.
 METRICS = frozenset(
     [f"semantic.{n}" for n in _SEMANTIC]
-    + [f"instance.{box}{n}" for box in ("", "box.") for n in (*_AP, *_AR)]
+    + [f"instance.{view}{n}" for view in ("", "box.", "boundary.") for n in (*_AP, *_AR)]
+    + [f"instance.{n}" for n in ("accuracy", *(f"accuracy{iou}" for iou in range(50, 100, 5)))]
     + [f"panoptic.{n}{group}" for n in ("pq", "sq", "rq") for group in ("", "_things", "_stuff")]
 )
 PER_CLASS = frozenset(
     [f"semantic.{n}" for n in ("iou", "accuracy", "boundary_f1_per_class")]
-    + ["instance.ap_per_class", "instance.box.ap_per_class"]
+    + [f"instance.{view}ap_per_class" for view in ("", "box.", "boundary.")]
     + [f"panoptic.{n}_per_class" for n in ("pq", "sq", "rq")]
 )
 ERRORS = frozenset(["semantic.ece", "semantic.mce"])  # the smaller the better

@@ -45,7 +45,12 @@ def run(params: Params, paths: Paths) -> Summary:
             predictor,
             reader,
             batch_size=params.evaluate.batch_size,
-            detail=Detail(boundary=params.evaluate.boundary, resamples=params.evaluate.resamples, seed=params.seed),
+            detail=Detail(
+                boundary=params.evaluate.boundary,
+                edge=params.evaluate.edge,
+                resamples=params.evaluate.resamples,
+                seed=params.seed,
+            ),
             progress=progress,
             on_image=lambda _, record, value: scores.update({record.id: value}),
         )

@@ -179,6 +179,7 @@ class Evaluate(Section):
     cases: Count
     resamples: Count
     boundary: Fraction
+    edge: Fraction
     inference: Inference
 
 

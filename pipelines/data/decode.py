@@ -205,8 +205,8 @@ def rgb_ids(data: bytes) -> np.ndarray:
         raise FaultError(
             "colour-mask", f"a panoptic PNG must be 8-bit RGB, got mode {pixels.mode}, {_depth(data)} bits"
         )
-    rgb: np.ndarray = np.asarray(pixels, np.uint32)
-    ids: np.ndarray = rgb[..., 0] | rgb[..., 1] << 8 | rgb[..., 2] << 16
+    # Four bytes of a pixel are one little-endian number, of which the last byte is no colour.
+    ids: np.ndarray = np.asarray(pixels.convert("RGBA")).view("<u4")[..., 0] & 0xFFFFFF
     return ids
 
 

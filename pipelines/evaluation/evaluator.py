@@ -16,7 +16,7 @@ from pipelines.metrics import bootstrap, boundary, semantic
 from pipelines.metrics import panoptic as quality
 from pipelines.metrics.boundary import BoundaryMetrics
 from pipelines.metrics.calibration import CalibrationMetrics
-from pipelines.metrics.instance import InstanceMetrics
+from pipelines.metrics.instance import CONFIDENT, InstanceMetrics
 from pipelines.metrics.panoptic import PanopticMetrics
 from pipelines.metrics.semantic import SemanticMetrics
 from pipelines.progress import Progress
@@ -50,20 +50,23 @@ class Detail:
     """What an evaluation measures and the validation of each epoch does not: it takes time, or memory per image."""
 
     boundary: float  # boundary F1's tolerance, a fraction of the image's diagonal
+    edge: float  # the width of a mask's edge for boundary AP, likewise; 0 leaves it out
     resamples: int  # of the images, for confidence intervals; 0 gives none
     seed: int
 
 
 class Evaluator:
-    """Metrics of the views that `task` gives, `None` for the others; with `detail` also the semantic view's boundaries
-    and calibration, and each image's own sums."""
+    """Metrics of the views that `task` gives, `None` for the others; with `detail` also boundaries,
+    calibration, and each image's own sums."""
 
     def __init__(self, *, task: str, classes: Sequence[ClassInfo], detail: Detail | None = None):
         self.task, self.classes, self.detail = task, tuple(classes), detail
         self.things = tuple(i for i, c in enumerate(classes) if c.isthing)
         names, views = tuple(c.name for c in classes), VIEWS[task]
         self.semantic = SemanticMetrics(names) if "semantic" in views else None
-        self.instance = InstanceMetrics(names, things=self.things) if "instance" in views else None
+        # What a panoptic map holds is decided on, whatever its score.
+        options = {"boundary": detail.edge if detail else 0.0, "confident": 0.0 if "panoptic" in views else CONFIDENT}
+        self.instance = InstanceMetrics(names, things=self.things, **options) if "instance" in views else None
         self.panoptic = PanopticMetrics(names, things=self.things) if "panoptic" in views else None
         detailed = detail if "semantic" in views else None
         self.boundary = BoundaryMetrics(names, tolerance=detailed.boundary) if detailed else None

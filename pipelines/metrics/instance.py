@@ -3,6 +3,10 @@
 The numbers are those of pycocotools' COCOeval, whose protocol is followed to the letter: 10 IoU thresholds, 101
 recall points, at most 100 detections per image and class, four area ranges, crowds, and score ties in the order of
 images. A class without truths has no value and is left out of every mean; its detections cost nothing.
+
+Boundary AP takes, of two masks, the lesser of their IoU and of that of their edges (Cheng et al. 2021, arXiv
+2103.16562). Accuracy is what microscopy reports: TP / (TP + FP + FN) over all images, each IoU threshold on its own,
+of the detections that are `confident`, however many.
 """
 
 from collections.abc import Sequence
@@ -13,19 +17,28 @@ import numpy as np
 from pipelines.data.prediction import Instances
 from pipelines.data.schema import Segment
 from pipelines.metrics import iou, matching
+from pipelines.metrics.ratios import plain, ratio
 
 RECALLS = np.linspace(0.0, 1.0, 101)
 LIMITS = (1, 10, 100)  # detections per image and class
-VIEWS = {"segm": 0, "box": 1}
+VIEWS = {"segm": 0, "box": 1, "boundary": 2}
 # What is kept of a detection; `settings` are those where it is right, and those where it is wrong, in each view.
-DETECTION = np.dtype([("score", "f8"), ("label", "i4"), ("rank", "u1"), ("settings", "u8", (len(VIEWS), 2))])
+DETECTION = np.dtype([("score", "f8"), ("label", "i4"), ("rank", "u4"), ("settings", "u8", (len(VIEWS), 2))])
+CONFIDENT = 0.5  # a detector's list has a tail that AP counts and nobody wants to see
 
 
 class InstanceMetrics:
-    """`names` is the class table, `things` the classes in it that have instances. Nothing dense is kept."""
+    """`names` is the class table, `things` the classes in it that have instances. Nothing dense is kept.
 
-    def __init__(self, names: Sequence[str], *, things: Sequence[int]):
+    `boundary`: how wide an edge is, as a fraction of the image's diagonal (the paper: 0.02); 0 leaves edges out, which
+    take most of the time. `confident`: the least score that accuracy counts.
+    """
+
+    def __init__(
+        self, names: Sequence[str], *, things: Sequence[int], boundary: float = 0.0, confident: float = CONFIDENT
+    ):
         self.names, self.things = tuple(names), tuple(things)
+        self.boundary, self.confident = boundary, confident
         self._truths = np.zeros((len(self.names), len(matching.RANGES)), np.int64)  # those that count
         self._detections: list[np.ndarray] = []  # one per image
 
@@ -35,20 +48,24 @@ class InstanceMetrics:
         self._check(categories, size, predicted)
         crowd = np.array([s.iscrowd for s in truth], bool)
         truth_areas = np.array([s.area for s in truth], np.int64)
-        kept, rank = _best(predicted.labels, predicted.scores)
+        order, rank = _ranked(predicted.labels, predicted.scores)
         boxes = predicted.boxes.astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
         truth_boxes = np.array([s.bbox for s in truth], np.float64).reshape(-1, 4)
-        overlap, areas = iou.mask_iou(predicted.masks, truth, crowd)
-        overlaps = np.stack([overlap, iou.box_iou(boxes, truth_boxes, crowd)])
-        areas = np.stack([areas, boxes[:, 2] * boxes[:, 3]])
-        detections = np.zeros(kept.size, DETECTION)
-        detections["score"], detections["label"] = predicted.scores[kept], predicted.labels[kept]
+        counts = [s.counts for s in truth]
+        overlap, area = iou.mask_iou(predicted.masks, counts, crowd)
+        overlaps = [overlap, iou.box_iou(boxes, truth_boxes, crowd)]
+        areas = [area, boxes[:, 2] * boxes[:, 3]]
+        if self.boundary:
+            overlaps.append(self._edges(overlap, predicted.masks, counts, crowd))
+            areas.append(area)
+        detections = np.zeros(order.size, DETECTION)
+        detections["score"], detections["label"] = predicted.scores[order], predicted.labels[order]
         detections["rank"] = rank
-        detections["settings"] = matching.match(
-            overlaps[:, kept],
-            predicted.labels[kept, None] == categories,
-            areas=areas[:, kept],
+        detections["settings"][:, : len(areas)] = matching.match(
+            np.stack(overlaps)[:, order],
+            predicted.labels[order, None] == categories,
+            areas=np.stack(areas)[:, order],
             truth_areas=truth_areas,
             crowd=crowd,
         ).swapaxes(0, 1)
@@ -57,15 +74,18 @@ class InstanceMetrics:
 
     def merge(self, other: "InstanceMetrics") -> None:
         """Add what `other` saw, as if its images had come after these."""
-        if (self.names, self.things) != (other.names, other.things):
-            raise ValueError(f"cannot merge metrics of {other.names} into {self.names}")
+        mine, theirs = ((m.names, m.things, m.boundary, m.confident) for m in (self, other))
+        if mine != theirs:
+            raise ValueError(f"cannot merge metrics of {theirs} into {mine}")
         self._truths += other._truths
         self._detections += other._detections
 
     def compute(self) -> dict[str, Any]:
-        """COCO's twelve numbers and the AP of each class by mask, and under "box" the same by box."""
+        """COCO's twelve numbers and the AP of each class by mask, and under "box" and "boundary" the same by those;
+        and the accuracies."""
         by_class = self._by_class()
-        return {**self._family(by_class, VIEWS["segm"]), "box": self._family(by_class, VIEWS["box"])}
+        families = {name: self._family(by_class, VIEWS[name]) for name in ("box", *self._edged)}
+        return {**self._family(by_class, VIEWS["segm"]), **families, **self._accuracy()}
 
     def precision_recall(self, iou: float = 0.5) -> dict[str, list[float] | None]:
         """By class, the masks' precision at recall 0, 0.01 .. 1; None for a class without truths."""
@@ -74,6 +94,29 @@ class InstanceMetrics:
             raise ValueError(f"IoU {iou} is not one of {matching.THRESHOLDS.round(2).tolist()}")
         precision = _precision(self._by_class(), self._truths, VIEWS["segm"])[:, 0, threshold]
         return {self.names[c]: None if np.isnan(precision[c, 0]) else precision[c].tolist() for c in self.things}
+
+    @property
+    def _edged(self) -> tuple[str, ...]:
+        return ("boundary",) if self.boundary else ()
+
+    def _edges(
+        self, overlap: np.ndarray, masks: np.ndarray, truth: Sequence[np.ndarray], crowd: np.ndarray
+    ) -> np.ndarray:
+        """The lesser of the two IoUs; a crowd has no edge of its own, and is met by its pixels."""
+        distance = max(1, round(self.boundary * float(np.hypot(*masks.shape[1:]))))
+        return np.where(crowd, overlap, np.minimum(overlap, iou.boundary_iou(masks, truth, crowd, distance)))
+
+    def _accuracy(self) -> dict[str, Any]:
+        """Over all things, at each of COCO's thresholds (accuracy50 .. accuracy95), and their mean."""
+        detections = np.concatenate([np.zeros(0, DETECTION), *self._detections])
+        bits = detections[detections["score"] >= self.confident]["settings"][:, VIEWS["segm"]]
+        right, wrong = (matching.unpack(bits[:, k])[:, 0].sum(axis=0) for k in range(2))
+        found = ratio(right, wrong + self._truths[:, 0].sum())  # TP + FN are the truths
+        if not self._truths[:, 0].any():
+            found[:] = np.nan
+        percents = np.rint(100 * matching.THRESHOLDS).astype(int).tolist()
+        named = {f"accuracy{percent}": plain(v) for percent, v in zip(percents, found, strict=True)}
+        return {"accuracy": _mean(found), **named}
 
     def _check(self, categories: np.ndarray, size: tuple[int, int], predicted: Instances) -> None:
         strange = sorted({*categories.tolist(), *predicted.labels.tolist()} - set(self.things))
@@ -87,6 +130,7 @@ class InstanceMetrics:
     def _by_class(self) -> list[np.ndarray]:
         """Each class's detections in falling order of score; ties in the order of images."""
         detections = np.concatenate([np.zeros(0, DETECTION), *self._detections])
+        detections = detections[detections["rank"] < LIMITS[-1]]
         detections = detections[np.lexsort((-detections["score"], detections["label"]))]
         return np.split(detections, np.searchsorted(detections["label"], np.arange(1, len(self.names))))
 
@@ -127,11 +171,10 @@ def _recall(by_class: Sequence[np.ndarray], truths: np.ndarray, view: int) -> np
     return recall
 
 
-def _best(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The detections that count, by class and falling score, and each one's rank in its class; ties stay in order."""
+def _ranked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The order by class and falling score, and each detection's rank in its class; ties stay in order."""
     order = np.lexsort((-scores, labels))
-    rank = np.arange(order.size) - np.searchsorted(labels[order], labels[order])
-    return order[rank < LIMITS[-1]], rank[rank < LIMITS[-1]]
+    return order, np.arange(order.size) - np.searchsorted(labels[order], labels[order])
 
 
 def _interpolate(wrong: np.ndarray, truths: int) -> np.ndarray:

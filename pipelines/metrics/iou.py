@@ -5,14 +5,14 @@ Against a crowd, which no single detection can fill, it is the share of the dete
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
-from pipelines.data.schema import Segment
-from pipelines.metrics import runs
+from pipelines.data import rle, runs
 
 
-def mask_iou(masks: np.ndarray, truth: Sequence[Segment], crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """bool[d, h, w] and g truths -> (IoU float64[d, g], the masks' areas int64[d])."""
+def mask_iou(masks: np.ndarray, truth: Sequence[np.ndarray], crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """bool[d, h, w] and the run lengths of g truths -> (IoU float64[d, g], the masks' areas int64[d])."""
     mask, start, end = runs.of_masks(masks)
     area = np.bincount(mask, end - start, minlength=len(masks)).astype(np.int64)
     shared = np.zeros((len(masks), len(truth)), np.int64)
@@ -22,6 +22,26 @@ def mask_iou(masks: np.ndarray, truth: Sequence[Segment], crowd: np.ndarray) -> 
     truth_area = np.bincount(truth_runs[0], truth_runs[2] - truth_runs[1], minlength=len(truth))
     union = np.where(crowd, area[:, None], area[:, None] + truth_area - shared)
     return shared / np.maximum(union, 1), area
+
+
+def boundary_iou(masks: np.ndarray, truth: Sequence[np.ndarray], crowd: np.ndarray, distance: int) -> np.ndarray:
+    """As `mask_iou`, of what lies within `distance` pixels of each mask's edge (Cheng et al., arXiv 2103.16562)."""
+    edges = [rle.encode(boundary(rle.decode(counts, *masks.shape[1:]), distance)) for counts in truth]
+    found = np.array([boundary(mask, distance) for mask in masks], bool).reshape(masks.shape)
+    return mask_iou(found, edges, crowd)[0]
+
+
+def boundary(mask: np.ndarray, distance: int) -> np.ndarray:
+    """bool[h, w]: without the pixels whose square of `distance` on all sides lies in the mask. Beyond the image is
+    none of it: where the image cuts an object there is an edge."""
+    edge: np.ndarray = mask.copy()
+    x, y, width, height = rle.bbox(mask)
+    inner = np.s_[y : y + height, x : x + width]
+    whole = np.ascontiguousarray(mask[inner]).view(np.uint8)
+    if whole.size:
+        square = np.ones((2 * distance + 1,) * 2, np.uint8)
+        edge[inner] ^= cv2.erode(whole, square, borderType=cv2.BORDER_CONSTANT, borderValue=0.0).view(bool)
+    return edge
 
 
 def box_iou(boxes: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.ndarray:
@@ -38,11 +58,11 @@ def box_iou(boxes: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.ndarr
     return iou
 
 
-def _column_runs(truth: Sequence[Segment], pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _column_runs(truth: Sequence[np.ndarray], pixels: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(truth, start, end) of all runs that are set, column-major as run-length masks are."""
-    sizes = np.array([s.counts.size for s in truth], np.int64)
+    sizes = np.array([counts.size for counts in truth], np.int64)
     first = np.cumsum(sizes) - sizes
-    edges = np.concatenate([[0], *(s.counts for s in truth)]).cumsum(dtype=np.int64)
+    edges = np.concatenate([[0], *truth]).cumsum(dtype=np.int64)
     wrong = np.flatnonzero(edges[first + sizes] != np.arange(1, len(truth) + 1) * pixels)
     if wrong.size:
         raise ValueError(f"the runs of truth {wrong[0]} do not add up to {pixels} pixels")

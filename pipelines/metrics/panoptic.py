@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.data import runs
 from pipelines.data.prediction import Panoptic
-from pipelines.metrics import runs
 from pipelines.metrics.ratios import mean, plain, ratio
 
 # An IoU in (1/2, 1] is a whole multiple of this float64 spacing, so IoUs are summed as integers, without rounding.

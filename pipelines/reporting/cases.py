@@ -10,10 +10,9 @@ from pipelines.data.prediction import Instances, Panoptic, Prediction
 from pipelines.data.schema import ClassInfo, Record
 from pipelines.evaluation.evaluator import Predicts, Records
 from pipelines.loading.batch import decode
+from pipelines.metrics.instance import CONFIDENT
 from pipelines.reporting import pictures
 from pipelines.reporting.matching import match
-
-CONFIDENT = 0.5  # a detector's instances are drawn from this score on
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,8 +15,9 @@ from pipelines.config import HEADLINE
 from pipelines.data.schema import ClassInfo
 from pipelines.evaluation.evaluator import VIEWS
 from pipelines.metrics.calibration import Bin
+from pipelines.metrics.instance import CONFIDENT
 from pipelines.reporting import charts, pictures
-from pipelines.reporting.cases import CONFIDENT, Case, views
+from pipelines.reporting.cases import Case, views
 from pipelines.reporting.plots import mean_curve
 
 Curve = Sequence[float] | None  # precision at recall 0, 0.01 .. 1
@@ -57,6 +58,7 @@ CARDS: dict[str, tuple[str, str, str, dict[str, str]]] = {
             "ap_medium": "AP medium",
             "ap_large": "AP large",
             "ar100": "AR100",
+            "accuracy": "accuracy",
         },
     ),
 }

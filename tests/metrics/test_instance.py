@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,10 +21,12 @@ from pycocotools.cocoeval import COCOeval
 from pipelines.data import rle
 from pipelines.data.prediction import Instances
 from pipelines.data.schema import Segment
+from pipelines.metrics import matching
 from pipelines.metrics.instance import InstanceMetrics
 
 NAMES = ("sky", "cell", "car", "cat", "never")
 THINGS = (1, 2, 3, 4)
+EDGE = 0.02  # of the diagonal
 KEYS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 KEYS += ("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large")
 
@@ -82,11 +85,33 @@ def scene(seed: int, *, size: tuple[int, int] = (70, 90), truths: int = 7, detec
     return Scene(size, tuple(truth), replace(predicted, boxes=predicted.boxes + jitter))
 
 
-def evaluate(scenes: list[Scene]) -> InstanceMetrics:
-    metrics = InstanceMetrics(NAMES, things=THINGS)
+def evaluate(scenes: list[Scene], **options: float) -> InstanceMetrics:
+    metrics = InstanceMetrics(NAMES, things=THINGS, **options)
     for s in scenes:
         metrics.update(s.truth, s.size, s.predicted)
     return metrics
+
+
+def edge(coded: dict[str, Any]) -> dict[str, Any]:
+    """As the authors' tool makes it: the mask without what 3x3 erosions leave, with nothing beyond the image."""
+    mask = coco_mask.decode(coded)
+    distance = max(1, round(EDGE * float(np.sqrt(mask.shape[0] ** 2 + mask.shape[1] ** 2))))
+    inner = cv2.erode(np.pad(mask, 1), np.ones((3, 3), np.uint8), iterations=distance)[1:-1, 1:-1]
+    return coco_mask.encode(np.asfortranarray(mask - inner))
+
+
+class BoundaryEval(COCOeval):
+    """Boundary AP by the authors' rule (arXiv 2103.16562): the lesser IoU, but of a crowd the masks' alone."""
+
+    def computeIoU(self, image: int, category: int) -> Any:
+        masks = super().computeIoU(image, category)
+        truth, found = self._gts[image, category], self._dts[image, category]
+        if not len(masks):
+            return masks
+        found = [found[i] for i in np.argsort([-d["score"] for d in found], kind="mergesort")][: len(masks)]
+        coded = [[edge(one["segmentation"]) for one in ones] for ones in (found, truth)]
+        crowd = [int(one["iscrowd"]) for one in truth]
+        return np.where(np.array(crowd, bool), masks, np.minimum(masks, coco_mask.iou(*coded, crowd)))
 
 
 def coco(scenes: list[Scene], kind: str) -> COCOeval:
@@ -104,7 +129,7 @@ def coco(scenes: list[Scene], kind: str) -> COCOeval:
         for mask, label, score, box in zip(p.masks, p.labels, p.scores, p.boxes.astype(np.float64), strict=True):
             x1, y1, x2, y2 = box.tolist()
             shape = {"segmentation": coco_mask.encode(np.asfortranarray(mask, np.uint8))}
-            shape = shape if kind == "segm" else {"bbox": [x1, y1, x2 - x1, y2 - y1]}
+            shape = shape if kind != "bbox" else {"bbox": [x1, y1, x2 - x1, y2 - y1]}
             results.append({"image_id": i, "category_id": int(label), "score": float(score)} | shape)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
@@ -114,7 +139,9 @@ def coco(scenes: list[Scene], kind: str) -> COCOeval:
         found = COCO()
         found.dataset = dict(truth.dataset, annotations=[])
         found.createIndex()
-        evaluation = COCOeval(truth, truth.loadRes(results) if results else found, kind)
+        kinds = {"segm": COCOeval, "bbox": COCOeval, "boundary": BoundaryEval}
+        shapes = "bbox" if kind == "bbox" else "segm"
+        evaluation = kinds[kind](truth, truth.loadRes(results) if results else found, shapes)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -130,9 +157,9 @@ def assert_equal(ours: float | None, theirs: float, what: str) -> None:
 
 
 def assert_as_coco(scenes: list[Scene]) -> None:
-    metrics = evaluate(scenes)
+    metrics = evaluate(scenes, boundary=EDGE)
     result = metrics.compute()
-    for kind, family in (("segm", result), ("bbox", result["box"])):
+    for kind, family in (("segm", result), ("bbox", result["box"]), ("boundary", result["boundary"])):
         oracle = coco(scenes, kind)
         for key, theirs in zip(KEYS, oracle.stats, strict=True):
             assert_equal(family[key], theirs, f"{kind} {key}")
@@ -365,3 +392,51 @@ def test_refuses_truths_of_another_class_or_size() -> None:
         metrics.merge(InstanceMetrics(NAMES, things=(1,)))
     with pytest.raises(ValueError, match=r"IoU 0\.42 is not one of \[0\.5, 0\.55"):
         metrics.precision_recall(0.42)
+
+
+def disjoint(rng: np.random.Generator, size: tuple[int, int], count: int) -> list[np.ndarray]:
+    """Masks that do not overlap, as those of cells."""
+    labels = np.zeros(size, int)
+    for i in range(1, count + 1):
+        labels[ellipse(rng, size, 9) & (labels == 0)] = i
+    return [labels == i for i in range(1, count + 1) if (labels == i).any()]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_accuracy_is_a_count_of_matches(seed: int) -> None:
+    """Of disjoint masks no two overlap one other by half: who matches whom needs no rule, and is counted here."""
+    rng = np.random.default_rng(seed)
+    scenes, hits, truths, detections = [], np.zeros(10, int), 0, 0
+    for _ in range(3):
+        truth = disjoint(rng, (60, 80), 25)
+        found = [np.roll(m, int(rng.integers(0, 3)), axis=1) for m in truth if rng.random() < 0.9]
+        scores = np.where(rng.random(len(found)) < 0.2, 0.3, 0.8)
+        scenes.append(
+            Scene((60, 80), tuple(segment(m, 1) for m in truth), instances(found, [1] * len(found), scores, (60, 80)))
+        )
+        sure = [m for m, score in zip(found, scores, strict=True) if score >= 0.5]
+        overlaps = np.array([[(t & f).sum() / (t | f).sum() for t in truth] for f in sure])
+        hits += [(overlaps.max(axis=1) >= threshold).sum() for threshold in matching.THRESHOLDS]
+        truths, detections = truths + len(truth), detections + len(sure)
+    wanted = hits / (truths + detections - hits)
+    result = evaluate(scenes).compute()
+    assert [result[f"accuracy{percent}"] for percent in range(50, 100, 5)] == pytest.approx(wanted)
+    assert result["accuracy"] == pytest.approx(wanted.mean())
+
+
+def test_accuracy_counts_more_than_a_hundred() -> None:
+    masks = [np.zeros((40, 40), bool) for _ in range(400)]
+    for i, mask in enumerate(masks):
+        mask[2 * (i // 20), 2 * (i % 20)] = True
+    truth, found = tuple(segment(m, 1) for m in masks), instances(masks, [1] * 400, [0.9] * 400, (40, 40))
+    result = evaluate([Scene((40, 40), truth, found)]).compute()
+    assert (result["accuracy"], result["ar100"]) == (1.0, 0.25)
+
+
+def test_accuracy_of_nothing_found_is_zero_and_of_nothing_there_undefined() -> None:
+    mask = np.ones((4, 4), bool)
+    nothing, one = instances([], [], [], (4, 4)), instances([mask], [1], [0.9], (4, 4))
+    assert evaluate([Scene((4, 4), (segment(mask, 1),), nothing)]).compute()["accuracy"] == 0.0
+    assert evaluate([Scene((4, 4), (), one)]).compute()["accuracy"] is None
+    least = evaluate([Scene((4, 4), (segment(mask, 1),), one)], confident=0.95)
+    assert least.compute()["accuracy"] == 0.0

@@ -1,7 +1,5 @@
 """IoU of masks and boxes against pycocotools, to the last bit."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,19 +8,12 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
 from pipelines.data import rle
-from pipelines.data.schema import Segment
 from pipelines.metrics import iou
-
-
-def segments(masks: np.ndarray) -> list[Segment]:
-    return [
-        Segment(category=0, bbox=rle.bbox(m), area=int(m.sum()), iscrowd=False, counts=rle.encode(m)) for m in masks
-    ]
 
 
 def assert_masks(found: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> None:
     encoded = [[coco.encode(np.asfortranarray(m, np.uint8)) for m in masks] for masks in (found, truth)]
-    ours, areas = iou.mask_iou(found, segments(truth), crowd)
+    ours, areas = iou.mask_iou(found, [rle.encode(m) for m in truth], crowd)
     assert np.array_equal(areas, found.sum(axis=(1, 2)))
     assert ours.shape == (len(found), len(truth))
     if ours.size:  # pycocotools has no shape for nothing
@@ -76,10 +67,9 @@ def test_masks_need_not_be_contiguous() -> None:
 
 @pytest.mark.parametrize("counts", [[0, 20], [12, 1], []])
 def test_refuses_truths_of_another_size(counts: list[int]) -> None:
-    good = segments(np.ones((1, 3, 4), bool))
-    bad = replace(good[0], counts=np.array(counts, np.uint32))
+    good, bad = rle.encode(np.ones((3, 4), bool)), np.array(counts, np.uint32)
     with pytest.raises(ValueError, match="truth 1 do not add up to 12 pixels"):
-        iou.mask_iou(np.ones((1, 3, 4), bool), [*good, bad], np.zeros(2, bool))
+        iou.mask_iou(np.ones((1, 3, 4), bool), [good, bad], np.zeros(2, bool))
 
 
 # Sides may be zero or, from a careless regression, negative.

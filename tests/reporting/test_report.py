@@ -66,7 +66,7 @@ def evaluation(records, classes, learned):
             model,
             records,
             batch_size=4,
-            detail=Detail(boundary=0.02, resamples=50, seed=0),
+            detail=Detail(boundary=0.02, edge=0.02, resamples=50, seed=0),
             on_image=lambda _, record, value: scores.update({record.id: value}),
         )
         return report.Evaluation(

@@ -20,7 +20,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 
-from pipelines.data import decode
+from pipelines.data import decode, runs
 from pipelines.data.classes import check_count, color, duplicates, said
 from pipelines.data.faults import FaultError, Faults
 from pipelines.data.formats import coco
@@ -214,11 +214,9 @@ def read(item: Painted, *, files: Files, things: frozenset[int]) -> Record:
 
 def _labels(ids: np.ndarray, declared: list[int]) -> np.ndarray:
     """Segment ids -> uint16[h, w]: 0 for none, and from 1 on the places in `declared`."""
-    table = np.zeros(1 << 24, np.uint16)
-    table[declared] = np.arange(1, len(declared) + 1)
-    labels: np.ndarray = table[ids]
+    labels, unknown = runs.places(ids, declared)
     said = []
-    if unknown := np.unique(ids[(labels == 0) & (ids > 0)]).tolist():
+    if unknown:
         said.append(f"ids {unknown[:10]} are painted, and not in segments_info")
     painted = {label for label, _ in labelled(labels)}
     if absent := [identity for k, identity in enumerate(declared, start=1) if k not in painted]:
