@@ -58,30 +58,33 @@ def _write(out: Path, data: Path, done: dict[str, Path], failed: list[str]) -> N
     size = manifest.max_size
     print(f"zoo: measuring {len(done)} models at {size[0]}x{size[1]}", flush=True)
     costs = measure.costs(packages, size)
-    rows = []
+    params = config.load(next(iter(done.values())) / "params.yaml")
+    scores, rows = page.SCORES[params.task], []
     for name, own in done.items():
-        found, model = run.metrics(own)["semantic"], package.describe(packages[name])["model"]
+        found, model = run.metrics(own), package.describe(packages[name])["model"]
+        (_, view, headline), *_ = scores
         rows.append(
             page.Row(
                 name=name,
                 encoder="" if name in config.CLASSICAL else model["encoder"],
-                quality=found["miou"] or 0.0,
-                interval=tuple(found["intervals"]["miou"]) if found.get("intervals") else None,
+                scores=tuple(found[view][key] for _, view, key in scores),
+                interval=tuple(found[view].get("intervals", {}).get(headline, ())) or None,
                 cost=costs[name],
                 training=run.seconds(own)["train"],
             )
         )
-    params = config.load(next(iter(done.values())) / "params.yaml")
     about = (
         f"{params.train.epochs} epochs of {manifest.images['train']} images at {params.train.augment.crop[0]}x"
-        f"{params.train.augment.crop[1]} from scratch; mIoU on the {params.evaluate.split} split; one image of "
+        f"{params.train.augment.crop[1]} from scratch; scores on the {params.evaluate.split} split; one image of "
         f"{size[0]}x{size[1]} at a time"
     )
-    files.write_text(out / "leaderboard.csv", page.as_csv(rows))
-    files.write_text(out / "leaderboard.md", page.as_markdown(rows))
+    files.write_text(out / "leaderboard.csv", page.as_csv(rows, params.task))
+    files.write_text(out / "leaderboard.md", page.as_markdown(rows, params.task))
     title = f"Leaderboard: {manifest.name}"
-    files.write_text(out / "leaderboard.html", page.as_html(rows, title=title, about=about, failed=failed))
-    print(page.as_markdown(rows) + f"zoo: {out / 'leaderboard.html'}", flush=True)
+    files.write_text(
+        out / "leaderboard.html", page.as_html(rows, task=params.task, title=title, about=about, failed=failed)
+    )
+    print(page.as_markdown(rows, params.task) + f"zoo: {out / 'leaderboard.html'}", flush=True)
 
 
 if __name__ == "__main__":
