@@ -113,7 +113,8 @@ def blend(bases: Tensor, attention: Tensor, boxes: Tensor) -> Tensor:
     """One image's bases[4, h, w], and the attention[n, 4 x 14 x 14] for each box[n, 4] -> mask logits[n, 56, 56]."""
     cut = roi_align(bases[None].float(), [boxes], CELLS, 1 / STRIDE, sampling_ratio=1, aligned=True)
     maps = attention.float().unflatten(1, (BASES, ATTENTION, ATTENTION))
-    return (cut * resize(maps, (CELLS, CELLS)).softmax(dim=1)).sum(dim=1)
+    blended: Tensor = (cut * resize(maps, (CELLS, CELLS)).softmax(dim=1)).sum(dim=1)
+    return blended
 
 
 def mask_loss(outputs: Outputs, matches: fcos.Matches, objects: list[truths.Truth]) -> Tensor:

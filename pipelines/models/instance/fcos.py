@@ -69,7 +69,7 @@ class Head(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 initialise(layer)
-        nn.init.constant_(self.logits.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
+        initialise(self.logits, bias=-math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, pyramid: list[Tensor]) -> tuple[Outputs, list[Tensor]]:
         near = [self.distance_tower(level) for level in pyramid]
@@ -77,7 +77,7 @@ class Head(nn.Module):
         points = points_of(pyramid)
         distances = by_point(raw).clamp(max=LONGEST).exp() * points[:, 2:]
         outputs = {
-            "points": points.expand(len(distances), -1, -1),
+            "points": points.expand(distances.shape[0], -1, -1),
             "logits": by_point([self.logits(self.class_tower(level)) for level in pyramid]),
             "distances": distances,
             "centerness": by_point([self.centerness(x) for x in near]).squeeze(2),
@@ -85,10 +85,10 @@ class Head(nn.Module):
         return outputs, near
 
 
-def initialise(conv: nn.Conv2d) -> None:
+def initialise(conv: nn.Conv2d, bias: float = 0.0) -> None:
     nn.init.normal_(conv.weight, std=0.01)
-    assert conv.bias is not None
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.constant_(conv.bias, bias)
 
 
 def by_point(levels: list[Tensor]) -> Tensor:

@@ -54,7 +54,7 @@ class PolarMask(SegmentationModel):
 
     def forward(self, images: Tensor) -> Outputs:
         pyramid = self.fpn(self.encoder(images))
-        outputs, _ = self.head(pyramid)
+        outputs: Outputs = self.head(pyramid)[0]
         return outputs
 
     def losses(self, outputs: Outputs, targets: Targets, pixel_loss: PixelLoss) -> dict[str, Tensor]:
