@@ -142,7 +142,9 @@ class TestAgainstTorchvision:
         assert torch.equal(found.labels, wanted["labels"][seen][: fcos.MAX_DETECTIONS])
         torch.testing.assert_close(
             found.scores,
-            (image["logits"].sigmoid()[found.points, found.labels] * image["centerness"].sigmoid()[found.points]).sqrt(),
+            (
+                image["logits"].sigmoid()[found.points, found.labels] * image["centerness"].sigmoid()[found.points]
+            ).sqrt(),
         )
 
 

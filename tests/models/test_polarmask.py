@@ -1,6 +1,7 @@
 """PolarMask: rays against walks along them, outlines against counted crossings, losses against loops."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def walk(mask: np.ndarray, x: float, y: float, angle: float) -> float:
     steps = [0.0, *((np.arange(width + 1) - x) / dx), *((np.arange(height + 1) - y) / dy)]
     steps = sorted(t for t in steps if 0 <= t < 2 * (height + width))
     farthest = SHORTEST
-    for begin, end in zip(steps, steps[1:], strict=False):
+    for begin, end in pairwise(steps):
         column, row = (math.floor(p + d * (begin + end) / 2) for p, d in ((x, dx), (y, dy)))
         if 0 <= row < height and 0 <= column < width and mask[row, column]:
             farthest = end
