@@ -64,7 +64,7 @@ class TestBlender:
         torch.manual_seed(0)
         bases, attention = torch.randn(BASES, 32, 32), torch.randn(3, BASES * ATTENTION**2)
         boxes = torch.tensor(BOXES).float() + torch.rand(3, 4)
-        found = blendmask.blend(bases, attention, boxes)
+        found = blendmask.blend(blendmask.crop(bases, boxes), attention)
         wanted = torch.stack([blended(bases, a, b) for a, b in zip(attention, boxes, strict=True)])
         torch.testing.assert_close(found, wanted)
 
@@ -74,12 +74,14 @@ class TestBlender:
         bases = torch.stack([place.expand(32, 32), place[:, None].expand(32, 32), *torch.randn(2, 32, 32)])
         attention = torch.full((BASES, ATTENTION, ATTENTION), -50.0)
         attention[0, :7] = attention[1, 7:] = 50
-        (found,) = blendmask.blend(bases, attention.flatten()[None], torch.tensor([[20.0, 16, 76, 72]]))
+        crops = blendmask.crop(bases, torch.tensor([[20.0, 16, 76, 72]]))
+        (found,) = blendmask.blend(crops, attention.flatten()[None])
         torch.testing.assert_close(found[:26], torch.arange(20.5, 76).expand(26, CELLS))
         torch.testing.assert_close(found[30:], torch.arange(46.5, 72)[:, None].expand(26, CELLS))
 
     def test_without_boxes_there_are_no_masks(self):
-        masks = blendmask.blend(torch.randn(BASES, 32, 32), torch.zeros(0, BASES * ATTENTION**2), torch.zeros(0, 4))
+        crops = blendmask.crop(torch.randn(BASES, 32, 32), torch.zeros(0, 4))
+        masks = blendmask.blend(crops, torch.zeros(0, BASES * ATTENTION**2))
         assert masks.shape == (0, CELLS, CELLS)
 
 

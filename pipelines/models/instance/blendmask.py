@@ -100,7 +100,7 @@ class BlendMask(SegmentationModel):
 
     def _detect(self, image: Outputs, size: tuple[int, int]) -> Instances:
         found = fcos.detect(image, fcos.boxes_at(image["points"], image["distances"].float()), size)
-        masks = blend(image["bases"], image["attention"][found.points], found.boxes).sigmoid()
+        masks = blend(crop(image["bases"], found.boxes), image["attention"][found.points]).sigmoid()
         return results.instances(
             regions.paste(masks.cpu(), found.boxes.cpu(), *size),
             torch.tensor(self.things)[found.labels.cpu()],
@@ -109,12 +109,16 @@ class BlendMask(SegmentationModel):
         )
 
 
-def blend(bases: Tensor, attention: Tensor, boxes: Tensor) -> Tensor:
-    """One image's bases[4, h, w], and the attention[n, 4 x 14 x 14] for each box[n, 4] -> mask logits[n, 56, 56]."""
-    cut = roi_align(bases[None].float(), [boxes], CELLS, 1 / STRIDE, sampling_ratio=1, aligned=True)
-    maps = attention.float().unflatten(1, (BASES, ATTENTION, ATTENTION))
-    blended: Tensor = (cut * resize(maps, (CELLS, CELLS)).softmax(dim=1)).sum(dim=1)
-    return blended
+def crop(bases: Tensor, boxes: Tensor) -> Tensor:
+    """One image's bases[4, h, w] -> [n, 4, 56, 56]: what they show in each box[n, 4]."""
+    crops: Tensor = roi_align(bases[None].float(), [boxes], CELLS, 1 / STRIDE, sampling_ratio=1, aligned=True)
+    return crops
+
+
+def blend(crops: Tensor, attention: Tensor) -> Tensor:
+    """Mask logits[n, 56, 56]: the bases within each box, weighed by attention[n, 4 x 14 x 14]."""
+    maps = resize(attention.float().unflatten(1, (BASES, ATTENTION, ATTENTION)), (CELLS, CELLS))
+    return (crops * maps.softmax(dim=1)).sum(dim=1)
 
 
 def mask_loss(outputs: Outputs, matches: fcos.Matches, objects: list[truths.Truth]) -> Tensor:
@@ -123,10 +127,12 @@ def mask_loss(outputs: Outputs, matches: fcos.Matches, objects: list[truths.Trut
     for i, (truth, owner) in enumerate(zip(objects, matches.owner, strict=True)):
         points = (owner >= 0).nonzero()[:, 0]
         points = points[torch.randperm(len(points), device=points.device)[:MAX_LEARNED]]
-        which, boxes = owner[points], truth.boxes[owner[points]]
-        masks = blend(outputs["bases"][i], outputs["attention"][i, points], boxes)
-        wanted = regions.cut(truth.masks, which, boxes, CELLS)
+        # Cut out once for each object, not for each of its points.
+        learned, which = owner[points].unique(return_inverse=True)
+        boxes = truth.boxes[learned]
+        masks = blend(crop(outputs["bases"][i], boxes)[which], outputs["attention"][i, points])
+        wanted = regions.cut(truth.masks, learned, boxes, CELLS)[which]
         losses.append(F.binary_cross_entropy_with_logits(masks, wanted, reduction="none").mean(dim=(1, 2)))
-        weights.append(fcos.box_centerness(outputs["points"][i, points], boxes))
+        weights.append(fcos.box_centerness(outputs["points"][i, points], boxes[which]))
     weight = torch.cat(weights)
     return (torch.cat(losses) * weight).sum() / weight.sum().clamp(min=1)
