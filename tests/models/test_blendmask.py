@@ -52,7 +52,7 @@ def batch(*instances: InstanceTargets) -> Targets:
 
 
 def blended(bases: Tensor, attention: Tensor, box: Tensor) -> Tensor:
-    """The paper's equations 2 to 4 for one box, basis after basis."""
+    """The paper's equations 1 to 4 for one box, basis after basis."""
     cut = RoIAlign(CELLS, 0.25, sampling_ratio=1, aligned=True)(bases[None], [box[None]])[0]
     maps = F.interpolate(attention.reshape(1, BASES, ATTENTION, ATTENTION), (CELLS, CELLS), mode="bilinear")[0]
     shares = [m.exp() / sum(other.exp() for other in maps) for m in maps]

@@ -11,7 +11,10 @@ distances, the box loss is generalised IoU, and a score is the root of probabili
 
 Deviations: a level's sizes are half of the paper's (p3 for distances up to 32 pixels, then 64, 128, 256, and p7 for all
 above), as images are taken as they come and not enlarged to a short side of 800; groups of 8 channels at any width
-(the paper's 32 groups of 256). Nothing is learned from crowds: points on them are neither object nor background.
+(the paper's 32 groups of 256); up to 200 detections instead of 100. Nothing is learned from crowds: points on them are
+neither object nor background. As in the paper, an object that lies between all points is not learned: one narrower than
+8 pixels can.
+
 Held against torchvision's FCOS with equal weights: head, assignment, losses and detections.
 """
 
@@ -38,8 +41,8 @@ REACH = 4  # strides: the farthest side that a level's points look for (the pape
 RADIUS = 1.5  # strides: how far from an object's middle its points are
 PRIOR = 0.01  # of a class at a point, before training: or the many points on nothing drown all else
 LONGEST = math.log(1000 / 16)  # strides, of which a distance is the exponential: an early step must not overflow it
-MIN_SCORE = 0.1
-MAX_CANDIDATES = 1000  # that go into the suppression
+MIN_SCORE = 0.2  # torchvision's; about the paper's 0.05 of a class
+MAX_CANDIDATES = 3000  # that go into the suppression: several for each of hundreds of nuclei (the paper: 1000 a level)
 NMS = 0.6
 MAX_DETECTIONS = 200
 
@@ -179,7 +182,7 @@ def box_loss(outputs: Outputs, matches: Matches, boxes: Tensor) -> Tensor:
 
 
 def box_centerness(points: Tensor, boxes: Tensor) -> Tensor:
-    """1 in the middle of the box, 0 on its edge (the paper's equation 3)."""
+    """1 in the middle of the box, 0 on its edge: the paper's equation 3."""
     before, behind = points[:, :2] - boxes[:, :2], boxes[:, 2:] - points[:, :2]
     return (torch.minimum(before, behind) / torch.maximum(before, behind)).prod(dim=1).sqrt()
 

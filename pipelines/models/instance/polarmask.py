@@ -93,16 +93,15 @@ def directions(device: torch.device) -> Tensor:
 
 def centers_of_mass(masks: Tensor) -> Tensor:
     """bool[n, h, w] -> float32[n, 2] as (x, y)."""
-    height, width = masks.shape[1:]
-    y, x = (torch.arange(n, device=masks.device) + 0.5 for n in (height, width))
-    rows, columns = masks.sum(dim=2).float(), masks.sum(dim=1).float()
-    return torch.stack([columns @ x, rows @ y], dim=1) / rows.sum(dim=1, keepdim=True).clamp(min=1)
+    obj, y, x = masks.nonzero(as_tuple=True)
+    area, right, down = (torch.bincount(obj, weights, len(masks)) for weights in (None, x + 0.5, y + 0.5))
+    return (torch.stack([right, down], dim=1) / area.clamp(min=1)[:, None]).float()
 
 
 @torch.no_grad()
 def rays_of(masks: Tensor, which: Tensor, points: Tensor) -> Tensor:
     """float32[k, 36]: how far from point k mask `which[k]` reaches along each ray."""
-    obj, y, x = contours(masks).nonzero(as_tuple=True)  # ordered by object
+    obj, x, y = contours(masks)
     pixels = torch.bincount(obj, minlength=len(masks))
     first = pixels.cumsum(0) - pixels
     # Every point beside every pixel of its object's contour: lists of different lengths, one after the other.
@@ -115,27 +114,33 @@ def rays_of(masks: Tensor, which: Tensor, points: Tensor) -> Tensor:
     return rays.scatter_reduce(0, point[:, None].expand(-1, RAYS), far_end(corner, ray), "amax")
 
 
-def contours(masks: Tensor) -> Tensor:
-    """Pixels of a mask beside one that is not: no others can be the last on a ray."""
-    padded = F.pad(masks, (1, 1, 1, 1))
-    within = padded[:, :-2, 1:-1] & padded[:, 2:, 1:-1] & padded[:, 1:-1, :-2] & padded[:, 1:-1, 2:]
-    return masks & ~within
+def contours(masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Object, x and y, object after object, of all pixels beside one that is not the object's: no others can be the
+    last on a ray."""
+    obj, y, x = masks.nonzero(as_tuple=True)
+    around = F.pad(masks, (1, 1, 1, 1))
+    beside = (around[obj, y + down, x + right] for down, right in ((0, 1), (2, 1), (1, 0), (1, 2)))
+    edge = ~torch.stack(list(beside)).all(dim=0)
+    return obj[edge], x[edge], y[edge]
 
 
 def far_end(corner: Tensor, ray: Tensor) -> Tensor:
     """Where rays[r, 2] from the origin leave the unit squares at corner[n, 2] -> float[n, r]; 0: they miss it."""
-    one, other = corner[:, None] / ray, (corner[:, None] + 1) / ray
-    enter, leave = torch.minimum(one, other).amax(dim=2), torch.maximum(one, other).amin(dim=2)
+    (x, other_x), (y, other_y) = (
+        (corner[:, k, None] / ray[:, k], (corner[:, k, None] + 1) / ray[:, k]) for k in (0, 1)
+    )
+    enter = torch.maximum(torch.minimum(x, other_x), torch.minimum(y, other_y))
+    leave = torch.minimum(torch.maximum(x, other_x), torch.maximum(y, other_y))
     return torch.where(leave > enter.clamp(min=0), leave, 0)
 
 
 def polar_centerness(rays: Tensor) -> Tensor:
-    """The paper's equation 2. One that meets nothing but an object's edge, within a pixel, is not central."""
+    """Root of the shortest by the longest ray; where that is below a pixel, as it is if all miss, by a pixel."""
     return (rays.amin(dim=1) / rays.amax(dim=1).clamp(min=1)).sqrt()
 
 
 def polar_iou_loss(found: Tensor, wanted: Tensor) -> Tensor:
-    """The paper's equation 8, of each row: minus the log of an IoU in which rays stand for sectors."""
+    """Of each row, minus the log of its polar IoU: of the shorter rays' sum by the longer ones'."""
     return (torch.maximum(found, wanted).sum(dim=1) / torch.minimum(found, wanted).sum(dim=1)).log()
 
 
