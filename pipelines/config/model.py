@@ -12,6 +12,7 @@ ModelName = Literal[
     "fcn32s", "fcn16s", "fcn8s", "unet", "unetplusplus", "segnet", "pspnet",
     "deeplabv1", "deeplabv2", "deeplabv3", "deeplabv3plus", "bisenet", "ddrnet23_slim", "lraspp", "segformer",
     "mask_rcnn", "panoptic_deeplab",
+    "yolact", "rdsnet",
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 ]  # fmt: skip
@@ -20,7 +21,12 @@ CLASSICAL: tuple[ModelName, ...] = (
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 )  # fmt: skip
-OTHER_TASKS: dict[str, Task] = {"mask_rcnn": "instance", "panoptic_deeplab": "panoptic"}
+OTHER_TASKS: dict[str, Task] = {
+    "mask_rcnn": "instance",
+    "panoptic_deeplab": "panoptic",
+    "yolact": "instance",
+    "rdsnet": "instance",
+}
 MODEL_TASKS: dict[str, Task] = {name: OTHER_TASKS.get(name, "semantic") for name in get_args(ModelName)}
 
 
