@@ -26,7 +26,8 @@ def grid(size: tuple[int, int], stride: int, shapes: Tensor) -> Tensor:
     """float32[cells x shapes, 4]: all anchors of a level of an image of this (height, width), cells row by row."""
     y, x = ((torch.arange(-(-side // stride), device=shapes.device) + 0.5) * stride for side in size)
     middles = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1).unsqueeze(1)
-    return torch.cat([middles - shapes / 2, middles + shapes / 2], dim=2).flatten(0, 1)
+    boxes: Tensor = torch.cat([middles - shapes / 2, middles + shapes / 2], dim=2)
+    return boxes.flatten(0, 1)
 
 
 def pyramid(
@@ -43,7 +44,8 @@ def pyramid(
 
 def rows_of(maps: Tensor, per_cell: int) -> Tensor:
     """[b, per_cell x k, h, w] -> [b, h x w x per_cell, k]: what is said of each anchor, in the order of `grid`."""
-    return maps.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, maps.shape[1] // per_cell))
+    rows: Tensor = maps.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, maps.shape[1] // per_cell))
+    return rows
 
 
 def assign(anchors: Tensor, truths: Tensor, crowds: Tensor, *, positive: float, negative: float) -> Tensor:
@@ -53,7 +55,7 @@ def assign(anchors: Tensor, truths: Tensor, crowds: Tensor, *, positive: float, 
     crowd. And however badly they fit, each truth has an anchor of its own.
     """
     if len(truths):
-        overlap = box_iou(truths, anchors)
+        overlap: Tensor = box_iou(truths, anchors)
         best, matches = overlap.max(dim=0)
         matches = matches.masked_fill(best < positive, UNKNOWN).masked_fill(best < negative, BACKGROUND)
         rows, own = pairs(overlap)

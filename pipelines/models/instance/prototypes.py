@@ -33,6 +33,6 @@ def paint(logits: Tensor, boxes: Tensor, stride: int, size: tuple[int, int], thr
     height, width = size
     masks = []
     for some, box in zip(logits.split(AT_ONCE), boxes.split(AT_ONCE), strict=True):
-        full = F.interpolate(some[None], scale_factor=stride, mode="bilinear", align_corners=False)[0]
+        full = F.interpolate(some[:, None], scale_factor=stride, mode="bilinear", align_corners=False)[:, 0]
         masks.append((full[:, :height, :width] > threshold) & inside(box, size))
-    return torch.cat(masks) if len(logits) else logits.new_zeros((0, height, width), dtype=torch.bool)
+    return torch.cat(masks)

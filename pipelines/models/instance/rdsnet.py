@@ -8,9 +8,9 @@ rather than with its surroundings'; masks are cut to the boxes, slightly grown. 
 
 Deviations: any timm encoder, none of it frozen; `channels` is the width of pyramid and streams (the paper: 256), with
 group norm over groups of 8 channels, which are the authors' 32; images are taken as they come, not resized to a short
-side of 800, and so anchors from 16 pixels on instead of 32; objects of less than 100 pixels learn their masks too; the
-least true box has one anchor, not all that fit it equally; 200 detections are kept instead of 100. Nothing is learned
-from crowds.
+side of 800, and so anchors from 16 pixels on instead of 32; objects of less than 100 pixels learn their masks too; a
+true box that fits no anchor has the one that fits it best, not all that fit it equally; 200 detections are kept instead
+of 100. Nothing is learned from crowds.
 
 A random 100 of an image's anchors learn a mask: torch's global generator draws them. Heads, classification loss and
 detections are held against torchvision's RetinaNet with equal weights, parameters against a count of layers by hand.
