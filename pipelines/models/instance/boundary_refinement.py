@@ -24,7 +24,7 @@ class BoundaryRefinement(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.likelihood = nn.Conv1d(1, 1, KERNEL, padding=KERNEL // 2)
-        step = torch.tensor([0.0, 0, 0, -2, 0, 2, 0, 0, 0])  # nothing before it, a mask behind it
+        step = torch.tensor([0.0, 0, -1, -2, 2, 1, 0, 0, 0])  # no mask before it, a mask from it on
         with torch.no_grad():
             self.likelihood.weight.copy_(step.view(1, 1, -1))
             nn.init.constant_(self.likelihood.bias, -2.0)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.ops import batched_nms, clip_boxes_to_image, sigmoid_focal_loss
+from torchvision.ops import batched_nms, box_area, clip_boxes_to_image, sigmoid_focal_loss
 from torchvision.ops.misc import Conv2dNormActivation
 
 from pipelines.data.prediction import Instances, Prediction
@@ -216,7 +216,8 @@ def detect(
     which = which[scores.flatten()[which] > 0.05]
     rows, labels, best = which // kinds, which % kinds, scores.flatten()[which]
     boxes = clip_boxes_to_image(BOX_CODER.decode_single(deltas[rows], torch.cat(levels)[rows]), size)
-    kept = batched_nms(boxes, best, labels, 0.5)[:KEPT]
+    kept = batched_nms(boxes, best, labels, 0.5)
+    kept = kept[box_area(boxes[kept]) > 0][:KEPT]  # the others lie beyond the image
     return rows[kept], labels[kept], best[kept], boxes[kept]
 
 
