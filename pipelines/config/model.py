@@ -21,12 +21,8 @@ CLASSICAL: tuple[ModelName, ...] = (
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 )  # fmt: skip
-OTHER_TASKS: dict[str, Task] = {
-    "mask_rcnn": "instance",
-    "panoptic_deeplab": "panoptic",
-    "yolact": "instance",
-    "rdsnet": "instance",
-}
+OTHER_TASKS: dict[str, Task] = {"mask_rcnn": "instance", "panoptic_deeplab": "panoptic"}
+OTHER_TASKS |= {"yolact": "instance", "rdsnet": "instance"}
 MODEL_TASKS: dict[str, Task] = {name: OTHER_TASKS.get(name, "semantic") for name in get_args(ModelName)}
 
 

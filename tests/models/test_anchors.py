@@ -106,7 +106,7 @@ def test_two_that_want_the_same_anchor_get_one_each():
 
 def test_equal_overlaps_come_to_an_end():
     rows, columns = anchors.pairs(torch.full((5, 7), 0.3))
-    assert rows.tolist() == list(range(5))
+    assert sorted(rows.tolist()) == list(range(5))
     assert len(set(columns.tolist())) == 5
     assert len(anchors.pairs(torch.zeros(3, 4))[0]) == 0
 

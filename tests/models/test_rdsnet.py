@@ -195,7 +195,7 @@ def test_the_refinement_teaches_masks_nothing(model):
     model.train().zero_grad()
     target = truth([[8, 8, 36, 40]], [3])
     model.losses(model(torch.randn(1, 3, SIZE, SIZE)), batch(target), unused)["boundary"].backward()
-    assert model.refine.likelihood.weight.grad.abs().sum() > 0
+    assert model.boundaries.likelihood.weight.grad.abs().sum() > 0
     assert all(p.grad is None or not p.grad.any() for p in model.pixels_of.parameters())
     model.zero_grad()
 

@@ -71,16 +71,15 @@ def pairs(overlap: Tensor) -> tuple[Tensor, Tensor]:
 
     Any two that are each other's best are such a pair, and all of them are taken at once: few rounds do.
     """
-    left = overlap.clone()
-    rows = torch.arange(len(left), device=left.device)
-    chosen = torch.full_like(rows, -1)
-    while True:
+    rows = torch.arange(len(overlap), device=overlap.device)
+    left, found = overlap.clone(), [(rows[:0], rows[:0])]
+    while len(rows):
         most, column = left.max(dim=1)
-        mutual = (most > 0) & (left.argmax(dim=0)[column] == rows)
+        mutual = (most > 0) & (left[:, column].argmax(dim=0) == torch.arange(len(rows), device=rows.device))
         if not mutual.any():
             break
-        chosen[mutual] = column[mutual]
-        left[mutual] = 0
+        found.append((rows[mutual], column[mutual]))
         left[:, column[mutual]] = 0
-    found = chosen >= 0
-    return rows[found], chosen[found]
+        left, rows = left[~mutual], rows[~mutual]
+    first, second = (torch.cat(part) for part in zip(*found, strict=True))
+    return first, second

@@ -5,9 +5,10 @@ share of the box's size), and where the mask begins (the likelihood: the mask's 
 through a convolution of nine values and a sigmoid). One kernel serves all four sides: right and bottom are read from
 the other end.
 
-Deviations: a mask's profile is scaled up to pixels, not the mask; the kernel begins as a step, and learns from true
-boxes that are moved by as much as the prior expects, with the masks as they are (the authors published the values of
-theirs, not how they learned them).
+Deviations: a mask's profile is scaled up to pixels, not the mask; far from the box the prior is small, not cut to 0;
+the kernel begins as a step, and learns from true boxes that are moved by as much as the prior expects, with the masks
+as they are (the authors' code has the values of theirs, and no training of them). Held against Bayes' rule, pixel by
+pixel.
 """
 
 import torch

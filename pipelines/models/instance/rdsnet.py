@@ -111,7 +111,7 @@ class RDSNet(SegmentationModel):
         self.locate = tower(channels, 4)
         self.represent = tower(channels, 2 * VECTOR)
         self.pixels_of = PixelStream(channels)
-        self.refine = BoundaryRefinement()
+        self.boundaries = BoundaryRefinement()
 
     def forward(self, images: Tensor) -> Outputs:
         pyramid = self.fpn(self.encoder(images))
@@ -133,7 +133,7 @@ class RDSNet(SegmentationModel):
         for i, target in enumerate(targets.instances):
             truth = truths.of(target, self.things)
             match = anchors.assign(boxes, truth.boxes, target.boxes[target.iscrowd], positive=0.5, negative=0.4)
-            each.append(self._losses({name: values[i] for name, values in outputs.items()}, boxes, match, truth))
+            each.append(self._anchor_losses({name: values[i] for name, values in outputs.items()}, boxes, match, truth))
             found = int((match >= 0).sum())
             objects, masks = objects + found, masks + min(found, MASKS)
         classifier, box, mask, boundary = (torch.stack(parts).sum() for parts in zip(*each, strict=True))
@@ -144,7 +144,7 @@ class RDSNet(SegmentationModel):
             "boundary": boundary / max(masks, 1),
         }
 
-    def _losses(self, outputs: Outputs, boxes: Tensor, match: Tensor, truth: Truth) -> tuple[Tensor, ...]:
+    def _anchor_losses(self, outputs: Outputs, boxes: Tensor, match: Tensor, truth: Truth) -> tuple[Tensor, ...]:
         """Summed over the anchors of one image."""
         rows = torch.where(match >= 0)[0]
         labels = torch.zeros_like(outputs["classes"])
@@ -165,7 +165,7 @@ class RDSNet(SegmentationModel):
         # The refinement learns to read masks as they are; what they are is for the mask loss to say.
         size = (truth.crowd.shape[0], truth.crowd.shape[1])
         shown = logits.detach().sigmoid() * self._near(boxes, logits, USED_MARGIN)
-        boundary = self.refine.loss(*boundary_refinement.profiles(shown, CELL, size), boxes)
+        boundary = self.boundaries.loss(*boundary_refinement.profiles(shown, CELL, size), boxes)
         return mask.sum(), boundary.sum()
 
     @torch.no_grad()
@@ -182,7 +182,7 @@ class RDSNet(SegmentationModel):
         threshold = math.log(LIKELY / (1 - LIKELY))
         masks = prototypes.paint(logits, prototypes.grown(boxes, USED_MARGIN, 1), CELL, size, threshold)
         shown = logits.sigmoid() * self._near(boxes, logits, USED_MARGIN)
-        refined = self.refine.refine(*boundary_refinement.profiles(shown, CELL, size), boxes)
+        refined = self.boundaries.refine(*boundary_refinement.profiles(shown, CELL, size), boxes)
         return results.instances(masks, torch.tensor(self.things, device=labels.device)[labels], scores, refined)
 
     def _correlate(self, outputs: Outputs, rows: Tensor) -> Tensor:
