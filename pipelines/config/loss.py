@@ -84,6 +84,7 @@ class Terms(Section):
     classifier: Weight
     box: Weight
     mask: Weight
+    boundary: Weight
 
 
 class Loss(Section):

@@ -13,6 +13,7 @@ ModelName = Literal[
     "deeplabv1", "deeplabv2", "deeplabv3", "deeplabv3plus", "bisenet", "ddrnet23_slim", "lraspp", "segformer",
     "mask_rcnn", "panoptic_deeplab",
     "polarmask", "blendmask",
+    "yolact", "rdsnet",
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 ]  # fmt: skip
@@ -27,6 +28,8 @@ OTHER_TASKS: dict[str, Task] = {
     "polarmask": "instance",
     "blendmask": "instance",
 }
+OTHER_TASKS: dict[str, Task] = {"mask_rcnn": "instance", "panoptic_deeplab": "panoptic"}
+OTHER_TASKS |= {"yolact": "instance", "rdsnet": "instance"}
 MODEL_TASKS: dict[str, Task] = {name: OTHER_TASKS.get(name, "semantic") for name in get_args(ModelName)}
 
 

@@ -5,6 +5,8 @@ from pipelines.models.contract import ModelSpec
 from pipelines.models.instance.blendmask import BlendMask
 from pipelines.models.instance.mask_rcnn import MaskRCNN
 from pipelines.models.instance.polarmask import PolarMask
+from pipelines.models.instance.rdsnet import RDSNet
+from pipelines.models.instance.yolact import YOLACT
 from pipelines.models.panoptic.panoptic_deeplab import PanopticDeepLab
 from pipelines.models.semantic.bisenet import BiSeNet
 from pipelines.models.semantic.ddrnet23_slim import DDRNet23Slim
@@ -39,6 +41,8 @@ MODELS: dict[str, ModelSpec] = {
     "mask_rcnn": ModelSpec(build=MaskRCNN, task="instance", paper="arXiv 1703.06870"),
     "polarmask": ModelSpec(build=PolarMask, task="instance", paper="arXiv 1909.13226"),
     "blendmask": ModelSpec(build=BlendMask, task="instance", paper="arXiv 2001.00309"),
+    "yolact": ModelSpec(build=YOLACT, task="instance", paper="arXiv 1904.02689"),
+    "rdsnet": ModelSpec(build=RDSNet, task="instance", paper="arXiv 1912.05070"),
     "panoptic_deeplab": ModelSpec(build=PanopticDeepLab, task="panoptic", paper="arXiv 1911.10194"),
     "threshold": baseline("threshold", paper="Otsu 1979"),
     "local_threshold": baseline("local_threshold", paper="Bradley and Roth 2007"),
