@@ -11,6 +11,7 @@ from pipelines.config.fields import Above0, Count, Positive, Section, Task, Weig
 ModelName = Literal[
     "fcn32s", "fcn16s", "fcn8s", "unet", "unetplusplus", "segnet", "pspnet",
     "deeplabv1", "deeplabv2", "deeplabv3", "deeplabv3plus", "bisenet", "ddrnet23_slim", "lraspp", "segformer",
+    "faster_rcnn", "fcis", "pointrend",
     "mask_rcnn", "panoptic_deeplab",
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
@@ -20,7 +21,10 @@ CLASSICAL: tuple[ModelName, ...] = (
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 )  # fmt: skip
-OTHER_TASKS: dict[str, Task] = {"mask_rcnn": "instance", "panoptic_deeplab": "panoptic"}
+OTHER_TASKS: dict[str, Task] = {
+    "faster_rcnn": "instance", "fcis": "instance", "pointrend": "instance",
+    "mask_rcnn": "instance", "panoptic_deeplab": "panoptic",
+}  # fmt: skip
 MODEL_TASKS: dict[str, Task] = {name: OTHER_TASKS.get(name, "semantic") for name in get_args(ModelName)}
 
 
@@ -52,6 +56,10 @@ class DeepLabV2(Section):
     scales: Annotated[list[Annotated[float, Field(gt=0, le=2)]], Field(min_length=1)]
 
 
+class Anchors(Section):
+    smallest_anchor: Positive  # pixels
+
+
 class Model(Section):
     name: ModelName
     encoder: Annotated[str, Field(min_length=1)]
@@ -64,4 +72,7 @@ class Model(Section):
     deeplabv2: DeepLabV2
     deeplabv3: Stride
     deeplabv3plus: Stride
+    faster_rcnn: Anchors
+    mask_rcnn: Anchors
+    pointrend: Anchors
     fit_images: Positive

@@ -2,7 +2,10 @@
 
 from pipelines.models.classical.model import baseline
 from pipelines.models.contract import ModelSpec
+from pipelines.models.instance.faster_rcnn import FasterRCNN
+from pipelines.models.instance.fcis import FCIS
 from pipelines.models.instance.mask_rcnn import MaskRCNN
+from pipelines.models.instance.pointrend import PointRend
 from pipelines.models.panoptic.panoptic_deeplab import PanopticDeepLab
 from pipelines.models.semantic.bisenet import BiSeNet
 from pipelines.models.semantic.ddrnet23_slim import DDRNet23Slim
@@ -34,7 +37,10 @@ MODELS: dict[str, ModelSpec] = {
     "ddrnet23_slim": ModelSpec(build=DDRNet23Slim, task="semantic", paper="arXiv 2101.06085"),
     "lraspp": ModelSpec(build=LRASPP, task="semantic", paper="arXiv 1905.02244"),
     "segformer": ModelSpec(build=SegFormer, task="semantic", paper="arXiv 2105.15203"),
+    "faster_rcnn": ModelSpec(build=FasterRCNN, task="instance", paper="arXiv 1506.01497"),
+    "fcis": ModelSpec(build=FCIS, task="instance", paper="arXiv 1611.07709"),
     "mask_rcnn": ModelSpec(build=MaskRCNN, task="instance", paper="arXiv 1703.06870"),
+    "pointrend": ModelSpec(build=PointRend, task="instance", paper="arXiv 1912.08193"),
     "panoptic_deeplab": ModelSpec(build=PanopticDeepLab, task="panoptic", paper="arXiv 1911.10194"),
     "threshold": baseline("threshold", paper="Otsu 1979"),
     "local_threshold": baseline("local_threshold", paper="Bradley and Roth 2007"),
