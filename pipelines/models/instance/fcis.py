@@ -61,7 +61,6 @@ class FCIS(SegmentationModel):
         self.move = nn.Conv2d(channels, 4 * K**2, 1)
         for layer in (self.reduce, self.score, self.move):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
         self.matcher = Matcher(0.5, 0.5, allow_low_quality_matches=False)
         self.coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
 
@@ -154,7 +153,8 @@ def assemble(maps: Tensor, rois: Tensor) -> Tensor:
     every = rois[:, None, None] + F.pad(moved, (1, 0))
     parts: Tensor = ps_roi_align(maps, every.flatten(0, 2), K, 1 / STRIDE, sampling_ratio=1)
     together = parts.unflatten(0, (-1, PARTS, PARTS)).permute(0, 3, 4, 1, 5, 2)  # n, c, row, its part, column, its part
-    return together.flatten(4, 5).flatten(2, 3)
+    assembled: Tensor = together.flatten(4, 5).flatten(2, 3)
+    return assembled
 
 
 def hardest(losses: tuple[Tensor, ...]) -> Tensor:
@@ -183,7 +183,7 @@ def vote(kept: Tensor, labels: Tensor, boxes: Tensor, scores: Tensor, masks: Ten
     middles = ((torch.arange(side, device=boxes.device) + 0.5) / side)[:, None]
     places = own[..., :2] + middles * (own[..., 2:] - own[..., :2])  # x, y in the image
     x, y = ((places - other[..., :2]) / (other[..., 2:] - other[..., :2]) * 2 - 1).unbind(dim=-1)
-    grid = torch.stack([x[:, None, :].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)], dim=-1)
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
     seen = F.grid_sample(masks[voter, label][:, None], grid, align_corners=False)[:, 0]
     weight = scores[voter, label]
     total = masks.new_zeros(len(kept), side, side).index_add(0, which, seen * weight[:, None, None])

@@ -180,4 +180,5 @@ def pixels_at(boxes: Tensor, points: Tensor, size: torch.Size) -> tuple[Tensor, 
 
 
 def per_image(points: Tensor, boxes: list[Tensor]) -> tuple[Tensor, ...]:
-    return points.split([len(b) for b in boxes])
+    parts: tuple[Tensor, ...] = points.split([len(b) for b in boxes])
+    return parts

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.ops import box_area, roi_align
 from torchvision.ops.poolers import LevelMapper
 
-AT_ONCE = 32  # masks that are pasted together: what bounds the memory is so many images of floats
+AT_ONCE = 16  # masks that are pasted together: the memory is at most so many images of floats, thrice
 
 
 def pool(features: list[Tensor], strides: tuple[int, ...], boxes: list[Tensor], size: int, unit: int) -> Tensor:
@@ -44,32 +44,28 @@ def cut(masks: Tensor, which: Tensor, boxes: Tensor, size: int) -> Tensor:
 def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """bool[n, height, width]: each box's square of probabilities at the box's place, where it is at least 0.5."""
     masks = torch.zeros(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
-    first = boxes[:, [1, 0]].floor()  # y, x
-    extent = (boxes[:, [3, 2]].ceil() - first).clamp(min=0).amax(dim=1)
-    for rows in extent.argsort().split(AT_ONCE):  # boxes of like size share the size of a window
-        side = int(extent[rows[-1]])
-        y, x = (
-            _window(first[rows, axis], min(side, length), length) for axis, length in enumerate((height, width))
-        )
-        across = _weights(x, boxes[rows, 0], boxes[rows, 2], probabilities.shape[-1])
-        down = _weights(y, boxes[rows, 1], boxes[rows, 3], probabilities.shape[-2])
-        window = down @ probabilities[rows] @ across.mT
-        masks[rows[:, None, None], y[:, :, None], x[:, None, :]] = window >= 0.5
+    low = boxes[:, :2].floor()
+    extent = boxes[:, 2:].ceil() - low
+    for these in extent.amax(dim=1).argsort().split(AT_ONCE):  # boxes of like size share that of a window
+        wide, high = extent[these].amax(dim=0).long().tolist()
+        x, y = _window(low[these, 0], wide, width), _window(low[these, 1], high, height)
+        across, down = _within(x, boxes[these, 0], boxes[these, 2]), _within(y, boxes[these, 1], boxes[these, 3])
+        grid = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), dim=-1)
+        # Beyond the square is 0, so that a full one fades through 0.5 exactly at the edge of the box.
+        window = F.grid_sample(probabilities[these, None], grid, align_corners=False)[:, 0]
+        masks[these[:, None, None], y[:, :, None], x[:, None]] = window >= 0.5
     return masks
 
 
 def _window(first: Tensor, side: int, length: int) -> Tensor:
     """int64[n, side]: the pixels from `first` on, moved to lie within the image."""
+    side = min(max(side, 1), length)
     return first.long().clamp(0, length - side)[:, None] + torch.arange(side, device=first.device)
 
 
-def _weights(pixels: Tensor, low: Tensor, high: Tensor, cells: int) -> Tensor:
-    """float[n, pixels, cells]: what each cell between `low` and `high` gives to each pixel by linear interpolation.
-
-    Beyond the cells is 0, so that a full mask fades through 0.5 exactly at the edge of the box.
-    """
-    place = (pixels + 0.5 - low[:, None]) / (high - low)[:, None] * cells - 0.5
-    return (1 - (place[..., None] - torch.arange(cells, device=pixels.device)).abs()).clamp(min=0)
+def _within(pixels: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Where the pixels' middles are in the box: -1 to 1."""
+    return (pixels + 0.5 - low[:, None]) / (high - low)[:, None] * 2 - 1
 
 
 def filled(boxes: Tensor, height: int, width: int) -> Tensor:
