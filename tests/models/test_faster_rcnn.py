@@ -8,10 +8,13 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN as Theirs
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
 
 from pipelines.errors import ConfigError
-from pipelines.models.contract import SegmentationModel
+from pipelines.models.contract import InstanceTargets, SegmentationModel, Targets
 from pipelines.models.encoders import Choice
+from pipelines.models.instance import regions
 from pipelines.models.instance.faster_rcnn import FasterRCNN
 from pipelines.models.instance.mask_rcnn import MaskRCNN
 from pipelines.models.instance.pointrend import PointRend
@@ -94,9 +97,7 @@ class TestPublishedWeights:
             state[new] = value
         assert "backbone.fpn.inner_blocks.0.weight" in state
         save_file(state, tmp_path / "old.safetensors")
-        model = FasterRCNN(
-            classes=classes_of(4), encoder=Choice("resnet18", weights=str(tmp_path / "old.safetensors"))
-        )
+        model = FasterRCNN(classes=classes_of(4), encoder=Choice("resnet18", weights=str(tmp_path / "old.safetensors")))
         assert torch.equal(model.rpn.head.conv[0][0].weight, theirs.rpn.head.conv[0][0].weight)
         assert torch.equal(model.fpn.layer_blocks[3][0].bias, theirs.backbone.fpn.layer_blocks[3][0].bias)
 
@@ -129,12 +130,38 @@ def test_masks_are_the_filled_boxes():
         assert np.array_equal(mask, (x > x1) & (x < x2) & (y > y1) & (y < y2))
 
 
-def test_it_has_mask_r_cnn_s_boxes():
-    """The same network up to the masks: what one finds, the other finds."""
-    boxes, masks = small(FasterRCNN), small(MaskRCNN)
-    boxes.load_state_dict({k: v for k, v in masks.state_dict().items() if not k.startswith("roi.mask_")})
-    images = torch.randn(1, 3, 64, 64)
+class Pool(torch.nn.Module):
+    """Our pooling where torchvision expects its own."""
+
+    def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
+        return regions.pool([features[f"p{k}"] for k in (2, 3, 4, 5)], (4, 8, 16, 32), boxes, 7, 112)
+
+
+def test_losses_and_detections_are_torchvision_s():
+    model = small(FasterRCNN)
+    heads = RoIHeads(Pool(), model.roi.box_head, model.roi.box_predictor, 0.5, 0.5, 128, 0.25, None, 0.05, 0.5, 100)
+    images, sizes = torch.randn(1, 3, 64, 64), [(64, 64)]
     with torch.no_grad():
-        one, other = (m.predict(m(images), [(64, 64)])[0].instances for m in (boxes, masks))
-    both = {tuple(box) for box in other.boxes.tolist()} & {tuple(box) for box in one.boxes.tolist()}
-    assert len(both) == min(len(one), len(other)) > 10
+        outputs = model(images)
+        (prediction,) = model.predict(outputs, sizes)
+        proposals, _ = model.rpn(ImageList(images, sizes), {f"p{k}": outputs[f"p{k}"] for k in range(2, 7)})
+        (found,), _ = heads.eval()(outputs, proposals, sizes)
+    seen = [k for k, score in enumerate(found["scores"].tolist()) if score in prediction.instances.scores]
+    assert len(seen) == len(prediction.instances) > 10  # a box without the middle of a pixel is left out
+    torch.testing.assert_close(torch.from_numpy(prediction.instances.boxes), found["boxes"][seen])
+
+    model.train(), heads.train()
+    box = torch.tensor([[8.0, 8, 40, 48]])
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[0, 8:48, 8:40] = True
+    truth = InstanceTargets(masks=mask, labels=torch.tensor([2]), boxes=box, iscrowd=torch.tensor([False]))
+    targets = Targets(semantic=torch.zeros(1, 64, 64, dtype=torch.int64), instances=[truth])
+    torch.manual_seed(1)
+    ours = model.losses(outputs, targets, lambda logits, targets: logits.sum())
+    torch.manual_seed(1)
+    given = [{"boxes": box, "labels": torch.tensor([2])}]
+    proposals, rpn = model.rpn(ImageList(images, sizes), {f"p{k}": outputs[f"p{k}"] for k in range(2, 7)}, given)
+    _, roi = heads(outputs, proposals, sizes, given)
+    wanted = [rpn["loss_objectness"], rpn["loss_rpn_box_reg"], roi["loss_classifier"], roi["loss_box_reg"]]
+    assert list(ours) == ["rpn_objectness", "rpn_box", "classifier", "box"]
+    torch.testing.assert_close(list(ours.values()), wanted)

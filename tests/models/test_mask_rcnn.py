@@ -123,9 +123,7 @@ class TestAgainstTorchvision:
         side = box_area(boxes.flatten(0, 1)).sqrt().view(2, 30)
         level = (4 + (side / UNIT).log2()).floor().clamp(2, 5)  # equation 1 of arXiv 1612.03144
         shifted = boxes - 2 ** level[..., None] / 2
-        theirs = MultiScaleRoIAlign(
-            ["0", "1", "2", "3"], 7, sampling_ratio=2, canonical_scale=UNIT, canonical_level=4
-        )
+        theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, sampling_ratio=2, canonical_scale=UNIT, canonical_level=4)
         wanted = theirs({str(i): f for i, f in enumerate(features)}, list(shifted), [(SIZE, SIZE)] * 2)
         assert len(level.unique()) > 1
         torch.testing.assert_close(regions.pool(features, STRIDES, list(boxes), 7, UNIT), wanted)
@@ -158,7 +156,7 @@ class TestRegions:
     def test_masks_are_pasted_together_as_one_by_one(self):
         """Against interpolation written out for each pixel: boxes of many sizes, at the edges and beyond them."""
         random = np.random.default_rng(0)
-        corner = random.uniform(-8, 60, (40, 2))
+        corner = random.uniform(-8, 36, (40, 2))
         boxes = np.concatenate([corner, corner + np.exp(random.uniform(-1, 4, (40, 2)))], axis=1).astype(np.float32)
         boxes[:2] = [[0, 0, 50, 40], [0, 0, 0, 0]]
         cells = random.random((40, 7, 7)).astype(np.float32)
