@@ -165,3 +165,12 @@ def test_losses_and_detections_are_torchvision_s():
     wanted = [rpn["loss_objectness"], rpn["loss_rpn_box_reg"], roi["loss_classifier"], roi["loss_box_reg"]]
     assert list(ours) == ["rpn_objectness", "rpn_box", "classifier", "box"]
     torch.testing.assert_close(list(ours.values()), wanted)
+
+
+@pytest.mark.parametrize("build", [FasterRCNN, MaskRCNN, PointRend])
+def test_nothing_but_background_is_nothing_found(build):
+    model = small(build)
+    with torch.no_grad():
+        model.roi.box_predictor.cls_score.bias.copy_(torch.tensor([50.0, 0, 0]))
+        (prediction,) = model.predict(model(torch.randn(1, 3, 64, 64)), [(60, 50)])
+    assert prediction.instances.masks.shape == (0, 60, 50)

@@ -163,7 +163,7 @@ class TestDetections:
         given = (torch.from_numpy(x) for x in (kept, labels, boxes, scores, masks))
         for found, row, label in zip(fcis.vote(*given).numpy(), kept, labels, strict=True):
             voters = [k for k in range(12) if iou(boxes[k], boxes[row]) > 0.5]
-            assert 2 < len(voters)
+            assert len(voters) > 2
             seen = [seen_from(boxes[row], boxes[k], masks[k, label]) for k in voters]
             np.testing.assert_allclose(found, np.average(seen, axis=0, weights=scores[voters, label]), atol=1e-4)
 
@@ -185,6 +185,18 @@ class TestDetections:
         best = found.boxes[0]
         rows = found.masks[0].any(axis=1).nonzero()[0]
         assert abs(rows.max() + 1 - (best[1] + 4 / 7 * (best[3] - best[1]))) < 0.1 * (best[3] - best[1])
+
+    def test_nothing_but_background_is_nothing_found(self, model):
+        scores = torch.zeros(2, 4, 49, 10, 14)
+        scores[:, 0] = 20
+        outputs = {
+            "scores": scores.flatten(0, 2)[None],
+            "moves": torch.zeros(1, 4 * 49, 10, 14),
+            "objectness": torch.zeros(1, 10 * 14 * 15),
+            "deltas": torch.zeros(1, 10 * 14 * 15, 4),
+        }
+        (prediction,) = model.predict(outputs, [(160, 200)])
+        assert prediction.instances.masks.shape == (0, 160, 200)
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:

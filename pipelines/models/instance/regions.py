@@ -44,6 +44,8 @@ def cut(masks: Tensor, which: Tensor, boxes: Tensor, size: int) -> Tensor:
 def paste(probabilities: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     """bool[n, height, width]: each box's square of probabilities at the box's place, where it is at least 0.5."""
     masks = torch.zeros(len(boxes), height, width, dtype=torch.bool, device=boxes.device)
+    if not len(boxes):
+        return masks
     low = boxes[:, :2].floor()
     extent = boxes[:, 2:].ceil() - low
     for these in extent.amax(dim=1).argsort().split(AT_ONCE):  # boxes of like size share that of a window
