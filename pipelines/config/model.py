@@ -11,6 +11,7 @@ from pipelines.config.fields import Above0, Count, Positive, Section, Task, Weig
 ModelName = Literal[
     "fcn32s", "fcn16s", "fcn8s", "unet", "unetplusplus", "segnet", "pspnet",
     "deeplabv1", "deeplabv2", "deeplabv3", "deeplabv3plus", "bisenet", "ddrnet23_slim", "lraspp", "segformer",
+    "faster_rcnn", "fcis", "pointrend",
     "mask_rcnn", "panoptic_deeplab",
     "polarmask", "blendmask",
     "yolact", "rdsnet",
@@ -30,6 +31,9 @@ OTHER_TASKS: dict[str, Task] = {
 }
 OTHER_TASKS: dict[str, Task] = {"mask_rcnn": "instance", "panoptic_deeplab": "panoptic"}
 OTHER_TASKS |= {"yolact": "instance", "rdsnet": "instance"}
+    "faster_rcnn": "instance", "fcis": "instance", "pointrend": "instance",
+    "mask_rcnn": "instance", "panoptic_deeplab": "panoptic",
+}  # fmt: skip
 MODEL_TASKS: dict[str, Task] = {name: OTHER_TASKS.get(name, "semantic") for name in get_args(ModelName)}
 
 
@@ -61,6 +65,10 @@ class DeepLabV2(Section):
     scales: Annotated[list[Annotated[float, Field(gt=0, le=2)]], Field(min_length=1)]
 
 
+class Anchors(Section):
+    smallest_anchor: Positive  # pixels
+
+
 class Model(Section):
     name: ModelName
     encoder: Annotated[str, Field(min_length=1)]
@@ -73,4 +81,7 @@ class Model(Section):
     deeplabv2: DeepLabV2
     deeplabv3: Stride
     deeplabv3plus: Stride
+    faster_rcnn: Anchors
+    mask_rcnn: Anchors
+    pointrend: Anchors
     fit_images: Positive

@@ -7,6 +7,10 @@ from pipelines.models.instance.mask_rcnn import MaskRCNN
 from pipelines.models.instance.polarmask import PolarMask
 from pipelines.models.instance.rdsnet import RDSNet
 from pipelines.models.instance.yolact import YOLACT
+from pipelines.models.instance.faster_rcnn import FasterRCNN
+from pipelines.models.instance.fcis import FCIS
+from pipelines.models.instance.mask_rcnn import MaskRCNN
+from pipelines.models.instance.pointrend import PointRend
 from pipelines.models.panoptic.panoptic_deeplab import PanopticDeepLab
 from pipelines.models.semantic.bisenet import BiSeNet
 from pipelines.models.semantic.ddrnet23_slim import DDRNet23Slim
@@ -38,11 +42,14 @@ MODELS: dict[str, ModelSpec] = {
     "ddrnet23_slim": ModelSpec(build=DDRNet23Slim, task="semantic", paper="arXiv 2101.06085"),
     "lraspp": ModelSpec(build=LRASPP, task="semantic", paper="arXiv 1905.02244"),
     "segformer": ModelSpec(build=SegFormer, task="semantic", paper="arXiv 2105.15203"),
+    "faster_rcnn": ModelSpec(build=FasterRCNN, task="instance", paper="arXiv 1506.01497"),
+    "fcis": ModelSpec(build=FCIS, task="instance", paper="arXiv 1611.07709"),
     "mask_rcnn": ModelSpec(build=MaskRCNN, task="instance", paper="arXiv 1703.06870"),
     "polarmask": ModelSpec(build=PolarMask, task="instance", paper="arXiv 1909.13226"),
     "blendmask": ModelSpec(build=BlendMask, task="instance", paper="arXiv 2001.00309"),
     "yolact": ModelSpec(build=YOLACT, task="instance", paper="arXiv 1904.02689"),
     "rdsnet": ModelSpec(build=RDSNet, task="instance", paper="arXiv 1912.05070"),
+    "pointrend": ModelSpec(build=PointRend, task="instance", paper="arXiv 1912.08193"),
     "panoptic_deeplab": ModelSpec(build=PanopticDeepLab, task="panoptic", paper="arXiv 1911.10194"),
     "threshold": baseline("threshold", paper="Otsu 1979"),
     "local_threshold": baseline("local_threshold", paper="Bradley and Roth 2007"),

@@ -1,5 +1,6 @@
 """Mask R-CNN: its plumbing against torchvision's own with equal weights, its handling of pixels against geometry."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,14 @@ from torchvision.ops import MultiScaleRoIAlign, box_area
 from pipelines.errors import ConfigError
 from pipelines.models.contract import Classes, InstanceTargets, Targets
 from pipelines.models.encoders import Choice
-from pipelines.models.instance import mask_rcnn, regions
+from pipelines.models.instance import regions, two_stage
 from pipelines.models.instance.mask_rcnn import MaskRCNN
 
 SIZE = 128
 CLASSES = Classes(things=(3, 7), stuff=(0, 1, 2))
 STRIDES = (4, 8, 16, 32)
+SIZES = (16, 32, 64, 128, 256)  # of the anchors
+UNIT = 112  # pixels of a region that is pooled from stride 16
 
 
 def unused(logits: Tensor, labels: Tensor) -> Tensor:
@@ -53,7 +56,7 @@ class Pool(nn.Module):
         self.size = size
 
     def forward(self, features: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
-        return regions.pool([features[name] for name in mask_rcnn.POOLED], STRIDES, boxes, self.size, mask_rcnn.UNIT)
+        return regions.pool([features[name] for name in two_stage.POOLED], STRIDES, boxes, self.size, UNIT)
 
 
 @pytest.fixture
@@ -80,7 +83,7 @@ class TestAgainstTorchvision:
             {"boxes": t.boxes, "masks": t.masks, "labels": torch.tensor([number[i] for i in t.labels.tolist()])}
             for t in targets.instances
         ]
-        pyramid = {name: outputs[name] for name in mask_rcnn.STRIDES}
+        pyramid = {name: outputs[name] for name in two_stage.STRIDES}
         sizes = [(SIZE, SIZE)] * 2
         torch.manual_seed(1)
         proposals, rpn = model.rpn(ImageList(images, sizes), pyramid, given)
@@ -99,7 +102,7 @@ class TestAgainstTorchvision:
         with torch.no_grad():
             outputs = model(images)
             ours = [p.instances for p in model.predict(outputs, sizes)]
-            pyramid = {name: outputs[name] for name in mask_rcnn.STRIDES}
+            pyramid = {name: outputs[name] for name in two_stage.STRIDES}
             proposals, _ = model.rpn(ImageList(images, sizes), pyramid)
             found, _ = theirs.eval()(pyramid, proposals, sizes)
         for mine, other, size in zip(ours, found, sizes, strict=True):
@@ -118,21 +121,19 @@ class TestAgainstTorchvision:
         boxes = torch.cat([corners, corners + torch.rand(2, 30, 2).exp() ** 2 * 6 + torch.tensor([1.0, 2.0])], dim=2)
         boxes[:, 0] = torch.tensor([0.0, 0.0, SIZE, SIZE])
         side = box_area(boxes.flatten(0, 1)).sqrt().view(2, 30)
-        level = (4 + (side / mask_rcnn.UNIT).log2()).floor().clamp(2, 5)  # equation 1 of arXiv 1612.03144
+        level = (4 + (side / UNIT).log2()).floor().clamp(2, 5)  # equation 1 of arXiv 1612.03144
         shifted = boxes - 2 ** level[..., None] / 2
-        theirs = MultiScaleRoIAlign(
-            ["0", "1", "2", "3"], 7, sampling_ratio=2, canonical_scale=mask_rcnn.UNIT, canonical_level=4
-        )
+        theirs = MultiScaleRoIAlign(["0", "1", "2", "3"], 7, sampling_ratio=2, canonical_scale=UNIT, canonical_level=4)
         wanted = theirs({str(i): f for i, f in enumerate(features)}, list(shifted), [(SIZE, SIZE)] * 2)
         assert len(level.unique()) > 1
-        torch.testing.assert_close(regions.pool(features, STRIDES, list(boxes), 7, mask_rcnn.UNIT), wanted)
+        torch.testing.assert_close(regions.pool(features, STRIDES, list(boxes), 7, UNIT), wanted)
 
 
 class TestRegions:
     def test_pooling_finds_what_lies_in_the_box(self):
         """A feature map that holds each cell's own position gives the positions of the box's parts."""
         x = torch.arange(32.0).add(0.5).mul(4).expand(32, 32)
-        pooled = regions.pool([x[None, None]], (4,), [torch.tensor([[16.0, 20.0, 44.0, 60.0]])], 7, mask_rcnn.UNIT)
+        pooled = regions.pool([x[None, None]], (4,), [torch.tensor([[16.0, 20.0, 44.0, 60.0]])], 7, UNIT)
         torch.testing.assert_close(pooled[0, 0, 3], torch.arange(18.0, 44.0, 4.0))
 
     def test_a_mask_that_is_cut_out_and_pasted_back_is_the_mask(self):
@@ -152,6 +153,33 @@ class TestRegions:
         for mask, (x1, y1, x2, y2) in zip(pasted, boxes, strict=True):
             assert torch.equal(mask, (x > x1) & (x < x2) & (y > y1) & (y < y2))
 
+    def test_masks_are_pasted_together_as_one_by_one(self):
+        """Against interpolation written out for each pixel: boxes of many sizes, at the edges and beyond them."""
+        random = np.random.default_rng(0)
+        corner = random.uniform(-8, 36, (40, 2))
+        boxes = np.concatenate([corner, corner + np.exp(random.uniform(-1, 4, (40, 2)))], axis=1).astype(np.float32)
+        boxes[:2] = [[0, 0, 50, 40], [0, 0, 0, 0]]
+        cells = random.random((40, 7, 7)).astype(np.float32)
+        pasted = regions.paste(torch.from_numpy(cells), torch.from_numpy(boxes), 40, 50).numpy()
+        assert pasted.any(axis=(1, 2)).sum() > 20
+        around = np.pad(cells.astype(float), ((0, 0), (1, 1), (1, 1)))
+        for mask, square, (x1, y1, x2, y2) in zip(pasted, around, boxes.astype(float), strict=True):
+            for y, x in np.ndindex(40, 50):
+                if not (x1 < x + 0.5 < x2 and y1 < y + 0.5 < y2):
+                    assert not mask[y, x]
+                    continue
+                v, u = (y + 0.5 - y1) / (y2 - y1) * 7 + 0.5, (x + 0.5 - x1) / (x2 - x1) * 7 + 0.5
+                row, column = int(v), int(u)
+                near = square[row : row + 2, column : column + 2]
+                value = np.array([row + 1 - v, v - row]) @ near @ np.array([column + 1 - u, u - column])
+                assert abs(value - 0.5) < 1e-4 or mask[y, x] == (value >= 0.5)
+
+    def test_a_filled_box_is_the_pixels_whose_middle_it_holds(self):
+        boxes = torch.tensor([[3.4, 5.6, 9.4, 8.6], [-2, -3, 100, 100]])
+        one, every = regions.filled(boxes, 10, 12)
+        assert one.nonzero().tolist() == [[y, x] for y in (6, 7, 8) if y + 0.5 < 8.6 for x in range(3, 9)]
+        assert every.all()
+
     def test_the_share_that_is_covered_is_the_box_s_own(self):
         boxes = torch.tensor([[0.0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]])
         assert regions.covered(boxes, torch.tensor([[0.0, 0, 100, 8]]), 0.7).tolist() == [True, True, False]
@@ -163,7 +191,7 @@ class TestAnchors:
     def test_every_level_has_its_stride(self, model):
         """96 pixels are 3 cells of stride 32 and 2 of stride 64, which do not tell the stride."""
         anchors = model._anchors(model(torch.zeros(2, 3, 96, 96)))
-        for level, stride, size in zip(anchors, mask_rcnn.STRIDES.values(), mask_rcnn.SIZES, strict=True):
+        for level, stride, size in zip(anchors, two_stage.STRIDES.values(), SIZES, strict=True):
             middle = (level[:, :2] + level[:, 2:]) / 2
             assert middle.unique().tolist() == list(range(0, 96, stride))
             torch.testing.assert_close(box_area(level).mean().item(), float(size**2), rtol=0.05, atol=0)
@@ -175,7 +203,7 @@ class TestAnchors:
         every = torch.cat(anchors)
         (deltas,) = model.rpn.box_coder.encode([wanted.expand(len(every), 4)], [every])
         outputs["deltas"] = deltas.expand(2, -1, -1)
-        first, cut = model._propose(outputs, anchors, [(SIZE, SIZE), (64, 60)])
+        first, cut = model.rpn.propose(outputs, anchors, [(SIZE, SIZE), (64, 60)])
         torch.testing.assert_close(first, wanted.expand(len(first), 4), atol=1e-3, rtol=0)
         torch.testing.assert_close(cut, torch.tensor([[30.0, 20, 60, 64]]).expand(len(cut), 4), atol=1e-3, rtol=0)
 
