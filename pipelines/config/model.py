@@ -12,6 +12,7 @@ ModelName = Literal[
     "fcn32s", "fcn16s", "fcn8s", "unet", "unetplusplus", "segnet", "pspnet",
     "deeplabv1", "deeplabv2", "deeplabv3", "deeplabv3plus", "bisenet", "ddrnet23_slim", "lraspp", "segformer",
     "mask_rcnn", "panoptic_deeplab",
+    "solo", "solov2",
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 ]  # fmt: skip
@@ -21,6 +22,7 @@ CLASSICAL: tuple[ModelName, ...] = (
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 )  # fmt: skip
 OTHER_TASKS: dict[str, Task] = {"mask_rcnn": "instance", "panoptic_deeplab": "panoptic"}
+OTHER_TASKS |= {"solo": "instance", "solov2": "instance"}
 MODEL_TASKS: dict[str, Task] = {name: OTHER_TASKS.get(name, "semantic") for name in get_args(ModelName)}
 
 
@@ -52,6 +54,15 @@ class DeepLabV2(Section):
     scales: Annotated[list[Annotated[float, Field(gt=0, le=2)]], Field(min_length=1)]
 
 
+class SOLOv2(Section):
+    grids: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=5, max_length=5)]
+    scale: Above0
+
+
+class SOLO(SOLOv2):
+    decoupled: bool
+
+
 class Model(Section):
     name: ModelName
     encoder: Annotated[str, Field(min_length=1)]
@@ -64,4 +75,6 @@ class Model(Section):
     deeplabv2: DeepLabV2
     deeplabv3: Stride
     deeplabv3plus: Stride
+    solo: SOLO
+    solov2: SOLOv2
     fit_images: Positive

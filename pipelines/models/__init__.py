@@ -3,6 +3,8 @@
 from pipelines.models.classical.model import baseline
 from pipelines.models.contract import ModelSpec
 from pipelines.models.instance.mask_rcnn import MaskRCNN
+from pipelines.models.instance.solo import SOLO
+from pipelines.models.instance.solov2 import SOLOv2
 from pipelines.models.panoptic.panoptic_deeplab import PanopticDeepLab
 from pipelines.models.semantic.bisenet import BiSeNet
 from pipelines.models.semantic.ddrnet23_slim import DDRNet23Slim
@@ -35,6 +37,8 @@ MODELS: dict[str, ModelSpec] = {
     "lraspp": ModelSpec(build=LRASPP, task="semantic", paper="arXiv 1905.02244"),
     "segformer": ModelSpec(build=SegFormer, task="semantic", paper="arXiv 2105.15203"),
     "mask_rcnn": ModelSpec(build=MaskRCNN, task="instance", paper="arXiv 1703.06870"),
+    "solo": ModelSpec(build=SOLO, task="instance", paper="arXiv 1912.04488"),
+    "solov2": ModelSpec(build=SOLOv2, task="instance", paper="arXiv 2003.10152"),
     "panoptic_deeplab": ModelSpec(build=PanopticDeepLab, task="panoptic", paper="arXiv 1911.10194"),
     "threshold": baseline("threshold", paper="Otsu 1979"),
     "local_threshold": baseline("local_threshold", paper="Bradley and Roth 2007"),
