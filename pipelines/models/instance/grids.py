@@ -132,7 +132,8 @@ class GridModel(SegmentationModel):
             row[owned, truth.labels[owner[owned]]] = 1
             known.append(owned | ~crowded(truth.crowd, self.grids))
         each = sigmoid_focal_loss(logits, wanted) * torch.stack(known)[..., None]
-        return each.sum() / (wanted.sum() + 1)
+        mean: Tensor = each.sum() / (wanted.sum() + 1)
+        return mean
 
     def _mask_loss(self, outputs: Outputs, found: list[Truth], owners: list[Tensor]) -> Tensor:
         missed = []
@@ -142,7 +143,7 @@ class GridModel(SegmentationModel):
                 cells = (owned >= 0).nonzero()[:, 0]
                 # Without an object too: each weight gets a gradient of zeros, as data-parallel training asks for.
                 masks = self.masks(outputs, i, level, cells)
-                wanted = F.adaptive_avg_pool2d(covered[owned[cells], None], masks.shape[-2:])[:, 0]
+                wanted = shares(covered[owned[cells]], covered.shape[-1] // masks.shape[-1])
                 missed.append(dice(masks, wanted))
         each = torch.cat(missed)
         return each.sum() / max(len(each), 1)
@@ -160,14 +161,15 @@ class GridModel(SegmentationModel):
         sure, where = scores.flatten().topk(min(CANDIDATES, scores.numel()))
         where = where[sure > MIN_SCORE].sort().values  # level by level, as their masks are made
         cells, labels = where // len(self.things), where % len(self.things)
-        probabilities = self._masks_of_cells(outputs, image, cells)
-        masks = cut(probabilities, size, FINEST) > 0.5
-        inside = masks.flatten(1).float()
-        maskness = (cut(probabilities, size, FINEST).flatten(1) * inside).sum(dim=1) / inside.sum(dim=1).clamp(min=1)
+        probabilities = cut(self._masks_of_cells(outputs, image, cells), size, FINEST)
+        masks = probabilities > 0.5
+        inside = (probabilities * masks).sum(dim=(1, 2))
+        maskness = inside / masks.sum(dim=(1, 2)).clamp(min=1)
         updated = matrix_nms(masks, labels, scores[cells, labels] * maskness)
         best, kept = updated.topk(min(FOUND, len(updated)))
         kept = kept[best > MIN_UPDATED]
-        full = resize(probabilities[kept, None], tuple(FINEST * n for n in probabilities.shape[-2:]))[:, 0]
+        height, width = probabilities.shape[-2:]
+        full = resize(probabilities[kept, None], (FINEST * height, FINEST * width))[:, 0]
         things = torch.tensor(self.things, device=labels.device)
         return results.instances(cut(full, size, 1) > 0.5, things[labels[kept]], updated[kept])
 
@@ -219,7 +221,7 @@ def crowded(crowd: Tensor, grids: Sequence[int]) -> Tensor:
 
 
 def shares(masks: Tensor, stride: int) -> Tensor:
-    """bool[n, h, w] -> float[n, h / stride, w / stride]: how much of each cell a mask covers."""
+    """bool or float[n, h, w] -> float[n, h / stride, w / stride]: how much of each cell a mask covers."""
     return F.avg_pool2d(masks[:, None].float(), stride)[:, 0]
 
 

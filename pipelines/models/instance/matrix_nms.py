@@ -17,7 +17,8 @@ NEVER_ZERO = 1e-6  # of the linear kernel, where a mask is the same as a surer o
 def overlaps(masks: Tensor) -> Tensor:
     """bool[n, h, w] -> IoU of each with each, float32[n, n]; masks without a pixel overlap nothing."""
     flat = masks.flatten(1).float()
-    common = flat @ flat.T
+    with torch.autocast(masks.device.type, enabled=False):  # bfloat16 does not count beyond 256
+        common = flat @ flat.T
     areas = flat.sum(dim=1)
     return common / (areas[:, None] + areas - common).clamp(min=1)
 

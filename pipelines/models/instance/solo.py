@@ -9,13 +9,14 @@ found.
 
 Deviations: any timm encoder, none of it frozen; images are taken as they come, not resized to a short side of 800
 (`scale` multiplies the sizes of object that each level learns, which are for those); coordinates are those of cells'
-middles, not of their corners; overlapping masks are suppressed by SOLOv2's points and Matrix NMS, as in the authors'
-code. Only masks that are asked for are made: a cell's channel is a 1x1 kernel, applied before its mask is scaled up,
+middles, not of their corners; masks start at a probability of 0.1 (the authors: 0.01, which takes longer to leave);
+overlapping masks are suppressed by SOLOv2's points and Matrix NMS, as in the authors' code. Only masks that are asked for are made: a cell's channel is a 1x1 kernel, applied before its mask is scaled up,
 which is the same as after it (both are linear). Held against all channels at once, and against the numbers of
 parameters of the authors' configuration.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,7 @@ from pipelines.models.instance.grids import (
     tower,
 )
 
+MASK_PRIOR = 0.1  # probability of every pixel of every mask, at first
 DEPTH = 7  # convolutions of a branch
 
 
@@ -46,14 +48,15 @@ class MaskBranch(nn.Module):
         self.tower = tower(channels + 2, channels, DEPTH)
         self.cells = nn.ModuleList(nn.Conv2d(channels, grid * grid, 1) for grid in grids)
         initialise(self.tower)
-        initialise(self.cells, prior=PRIOR)
+        initialise(self.cells, prior=MASK_PRIOR)
 
     def forward(self, levels: list[Tensor]) -> Outputs:
         return {f"mask_{i}": self.tower(torch.cat([x, coordinates(x)], dim=1)) for i, x in enumerate(levels)}
 
     def masks(self, outputs: Outputs, image: int, level: int, cells: Tensor) -> Tensor:
         features = outputs[f"mask_{level}"][image].float()
-        kernels, bias = self.cells[level].weight[cells].flatten(1), self.cells[level].bias[cells]
+        conv = cast(nn.Conv2d, self.cells[level])
+        kernels, bias = conv.weight[cells].flatten(1), cast(Tensor, conv.bias)[cells]
         logits = (kernels @ features.flatten(1) + bias[:, None]).float().unflatten(1, features.shape[1:])
         return twice(logits[:, None])[:, 0].sigmoid()
 
@@ -69,7 +72,7 @@ class DecoupledBranch(nn.Module):
             nn.ModuleList(nn.Conv2d(channels, grid, 3, padding=1) for grid in grids) for _ in range(2)
         )
         initialise(self.tower_x, self.tower_y)
-        initialise(self.columns, self.rows, prior=PRIOR)
+        initialise(self.columns, self.rows, prior=MASK_PRIOR**0.5)
 
     def forward(self, levels: list[Tensor]) -> Outputs:
         outputs = {}

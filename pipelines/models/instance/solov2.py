@@ -96,4 +96,5 @@ class SOLOv2(GridModel):
     def masks(self, outputs: Outputs, image: int, level: int, cells: Tensor) -> Tensor:
         features = outputs["features"][image].float()
         kernels = outputs["kernel"][image].split(self.cells)[level][cells].float()
-        return (kernels @ features.flatten(1)).float().sigmoid().unflatten(1, features.shape[1:])
+        logits: Tensor = kernels @ features.flatten(1)
+        return logits.float().sigmoid().unflatten(1, features.shape[1:])
