@@ -241,8 +241,8 @@ def convs(inputs: int, channels: int, depth: int) -> int:
 
 
 class TestSizes:
-    """Those of the authors' configurations for COCO, 80 classes: solo_r50_fpn_8gpu_1x, decoupled_solo_r50_fpn_8gpu_3x and
-    solov2_r50_fpn_8gpu_1x."""
+    """Those of the authors' configurations for COCO, of 80 classes: solo_r50_fpn_8gpu_1x,
+    decoupled_solo_r50_fpn_8gpu_3x and solov2_r50_fpn_8gpu_1x."""
 
     GRIDS = (40, 36, 24, 16, 12)
     CATEGORY = convs(256, 256, 7) + (256 * 9 + 1) * 80

@@ -189,23 +189,23 @@ def assign(truth: Truth, grids: Sequence[int], sizes: Sequence[tuple[float, floa
     """int64[cells]: the object that each cell of each level learns, or -1."""
     if not len(truth):
         return torch.full((sum(grid * grid for grid in grids),), -1, device=truth.labels.device)
-    areas = truth.areas
+    rows, columns = truth.masks.sum(dim=2), truth.masks.sum(dim=1)  # pixels of each object in each row of the image
+    areas = rows.sum(dim=1)
     extent = truth.boxes[:, 2:].double() - truth.boxes[:, :2].double()
     side = extent.clamp(min=0).prod(dim=1).sqrt()
     by_size = areas.argsort(stable=True)
     owners = []
     for grid, (least, most) in zip(grids, sizes, strict=True):
-        rows = meets(truth.masks.sum(dim=2), extent[:, 1], grid)
-        columns = meets(truth.masks.sum(dim=1), extent[:, 0], grid)
         fits = (areas > 0) & (side >= least) & (side <= most)
-        claims = (rows[:, :, None] & columns[:, None, :] & fits[:, None, None])[by_size].flatten(1)
+        met = meets(rows, extent[:, 1], grid)[:, :, None] & meets(columns, extent[:, 0], grid)[:, None, :]
+        claims = (met & fits[:, None, None])[by_size].flatten(1)
         owners.append(torch.where(claims.any(dim=0), by_size[claims.int().argmax(dim=0)], -1))
     return torch.cat(owners)
 
 
 def meets(profile: Tensor, extent: Tensor, grid: int) -> Tensor:
     """bool[n, grid]: the rows that objects' centre regions meet, and at most the neighbours of the centre's own.
-    `profile` int[n, height]: an object's pixels in each row of the image. Likewise for columns."""
+    `profile` int[n, height]: the objects' pixels in each row of the image. Likewise for columns."""
     length = profile.shape[1]
     middles = torch.arange(length, dtype=torch.float64, device=profile.device) + 0.5
     center = (profile * middles).sum(dim=1) / profile.sum(dim=1).clamp(min=1)

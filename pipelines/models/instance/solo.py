@@ -10,9 +10,10 @@ found.
 Deviations: any timm encoder, none of it frozen; images are taken as they come, not resized to a short side of 800
 (`scale` multiplies the sizes of object that each level learns, which are for those); coordinates are those of cells'
 middles, not of their corners; masks start at a probability of 0.1 (the authors: 0.01, which takes longer to leave);
-overlapping masks are suppressed by SOLOv2's points and Matrix NMS, as in the authors' code. Only masks that are asked for are made: a cell's channel is a 1x1 kernel, applied before its mask is scaled up,
-which is the same as after it (both are linear). Held against all channels at once, and against the numbers of
-parameters of the authors' configuration.
+overlapping masks are suppressed by SOLOv2's points and Matrix NMS, as in the authors' code. Only masks that are asked
+for are made: a cell's channel is a 1x1 kernel, applied before its mask is scaled up, which is the same as after it
+(both are linear). Held against all channels at once, against loops over cells, and against the numbers of parameters of
+the authors' configurations.
 """
 
 from collections.abc import Sequence

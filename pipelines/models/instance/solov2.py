@@ -9,7 +9,8 @@ the levels of the mask features half as many before they are merged.
 
 Deviations: any timm encoder, none of it frozen; images are taken as they come, not resized to a short side of 800
 (`scale` multiplies the sizes of object that each level learns, which are for those); coordinates are those of cells'
-middles, not of their corners. Held against the numbers of parameters of the authors' configuration.
+middles, not of their corners. Held against all masks at once, against loops over cells, and against the number of
+parameters of the authors' configuration.
 """
 
 from collections.abc import Sequence
