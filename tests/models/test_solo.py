@@ -180,16 +180,16 @@ class TestPredictions:
         return build("solov2").eval()
 
     def test_what_is_drawn_is_found(self, model):
-        said = {(0, 9): (0, 0.9, (1, 2, 5, 6)), (3, 5): (1, 0.6, (6, 4, 14, 16)), (1, 0): (0, 0.08, (8, 8, 12, 12))}
+        said = {(0, 9): (0, 0.6, (1, 2, 5, 6)), (3, 5): (1, 0.9, (6, 4, 14, 16)), (1, 0): (0, 0.08, (8, 8, 12, 12))}
         (prediction,) = model.predict(drawn(said), [(SIZE, 50)])
         found = prediction.instances
-        assert found.labels.tolist() == [3, 7]
+        assert found.labels.tolist() == [7, 3]
         assert found.scores.tolist() == pytest.approx([0.9, 0.6], abs=1e-3)
         wanted = np.zeros((2, SIZE, 50), bool)
-        wanted[0, 8:24, 4:20] = wanted[1, 16:64, 24:56] = True
+        wanted[0, 16:64, 24:56] = wanted[1, 8:24, 4:20] = True
         # Scaling up rounds the four corners off: by one pixel each.
         assert [(a ^ b).sum() <= 4 for a, b in zip(found.masks, wanted, strict=True)] == [True, True]
-        assert found.boxes.tolist() == [[4, 8, 20, 24], [24, 16, 50, 64]]
+        assert found.boxes.tolist() == [[24, 16, 50, 64], [4, 8, 20, 24]]
 
     def test_the_less_sure_of_two_drawings_of_an_object_decays(self, model):
         """Cells of two levels draw boxes of 4 x 4 and 3 x 4; the same box as another class is no other drawing."""
