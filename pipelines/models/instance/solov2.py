@@ -97,5 +97,5 @@ class SOLOv2(GridModel):
     def masks(self, outputs: Outputs, image: int, level: int, cells: Tensor) -> Tensor:
         features = outputs["features"][image].float()
         kernels = outputs["kernel"][image].split(self.cells)[level][cells].float()
-        logits: Tensor = kernels @ features.flatten(1)
-        return logits.float().sigmoid().unflatten(1, features.shape[1:])
+        logits: Tensor = (kernels @ features.flatten(1)).float()
+        return logits.sigmoid().view(-1, *features.shape[1:])
