@@ -15,6 +15,7 @@ ModelName = Literal[
     "mask_rcnn", "panoptic_deeplab",
     "polarmask", "blendmask",
     "yolact", "rdsnet",
+    "solo", "solov2",
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 ]  # fmt: skip
@@ -34,6 +35,7 @@ OTHER_TASKS |= {"yolact": "instance", "rdsnet": "instance"}
     "faster_rcnn": "instance", "fcis": "instance", "pointrend": "instance",
     "mask_rcnn": "instance", "panoptic_deeplab": "panoptic",
 }  # fmt: skip
+OTHER_TASKS |= {"solo": "instance", "solov2": "instance"}
 MODEL_TASKS: dict[str, Task] = {name: OTHER_TASKS.get(name, "semantic") for name in get_args(ModelName)}
 
 
@@ -67,6 +69,13 @@ class DeepLabV2(Section):
 
 class Anchors(Section):
     smallest_anchor: Positive  # pixels
+class SOLOv2(Section):
+    grids: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=5, max_length=5)]
+    scale: Above0
+
+
+class SOLO(SOLOv2):
+    decoupled: bool
 
 
 class Model(Section):
@@ -84,4 +93,6 @@ class Model(Section):
     faster_rcnn: Anchors
     mask_rcnn: Anchors
     pointrend: Anchors
+    solo: SOLO
+    solov2: SOLOv2
     fit_images: Positive

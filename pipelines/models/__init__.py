@@ -11,6 +11,8 @@ from pipelines.models.instance.faster_rcnn import FasterRCNN
 from pipelines.models.instance.fcis import FCIS
 from pipelines.models.instance.mask_rcnn import MaskRCNN
 from pipelines.models.instance.pointrend import PointRend
+from pipelines.models.instance.solo import SOLO
+from pipelines.models.instance.solov2 import SOLOv2
 from pipelines.models.panoptic.panoptic_deeplab import PanopticDeepLab
 from pipelines.models.semantic.bisenet import BiSeNet
 from pipelines.models.semantic.ddrnet23_slim import DDRNet23Slim
@@ -50,6 +52,8 @@ MODELS: dict[str, ModelSpec] = {
     "yolact": ModelSpec(build=YOLACT, task="instance", paper="arXiv 1904.02689"),
     "rdsnet": ModelSpec(build=RDSNet, task="instance", paper="arXiv 1912.05070"),
     "pointrend": ModelSpec(build=PointRend, task="instance", paper="arXiv 1912.08193"),
+    "solo": ModelSpec(build=SOLO, task="instance", paper="arXiv 1912.04488"),
+    "solov2": ModelSpec(build=SOLOv2, task="instance", paper="arXiv 2003.10152"),
     "panoptic_deeplab": ModelSpec(build=PanopticDeepLab, task="panoptic", paper="arXiv 1911.10194"),
     "threshold": baseline("threshold", paper="Otsu 1979"),
     "local_threshold": baseline("local_threshold", paper="Bradley and Roth 2007"),
