@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from pipelines.config.fields import Above0, Count, Positive, Section, Task, Weight
+from pipelines.config.fields import Above0, Count, Fraction, Positive, Section, Task, Weight
 
 # Names of the table that lives beside torch, here so that a wrong one is refused without importing it; a test holds
 # both sides equal.
@@ -12,6 +12,7 @@ ModelName = Literal[
     "fcn32s", "fcn16s", "fcn8s", "unet", "unetplusplus", "segnet", "pspnet",
     "deeplabv1", "deeplabv2", "deeplabv3", "deeplabv3plus", "bisenet", "ddrnet23_slim", "lraspp", "segformer",
     "mask_rcnn", "panoptic_deeplab",
+    "panoptic_fpn", "upsnet",
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 ]  # fmt: skip
@@ -21,6 +22,7 @@ CLASSICAL: tuple[ModelName, ...] = (
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 )  # fmt: skip
 OTHER_TASKS: dict[str, Task] = {"mask_rcnn": "instance", "panoptic_deeplab": "panoptic"}
+OTHER_TASKS |= {"panoptic_fpn": "panoptic", "upsnet": "panoptic"}
 MODEL_TASKS: dict[str, Task] = {name: OTHER_TASKS.get(name, "semantic") for name in get_args(ModelName)}
 
 
@@ -52,6 +54,12 @@ class DeepLabV2(Section):
     scales: Annotated[list[Annotated[float, Field(gt=0, le=2)]], Field(min_length=1)]
 
 
+class Merging(Section):
+    min_score: Fraction
+    max_overlap: Fraction
+    min_stuff: Fraction
+
+
 class Model(Section):
     name: ModelName
     encoder: Annotated[str, Field(min_length=1)]
@@ -64,4 +72,6 @@ class Model(Section):
     deeplabv2: DeepLabV2
     deeplabv3: Stride
     deeplabv3plus: Stride
+    panoptic_fpn: Merging
+    upsnet: Merging
     fit_images: Positive

@@ -4,6 +4,8 @@ from pipelines.models.classical.model import baseline
 from pipelines.models.contract import ModelSpec
 from pipelines.models.instance.mask_rcnn import MaskRCNN
 from pipelines.models.panoptic.panoptic_deeplab import PanopticDeepLab
+from pipelines.models.panoptic.panoptic_fpn import PanopticFPN
+from pipelines.models.panoptic.upsnet import UPSNet
 from pipelines.models.semantic.bisenet import BiSeNet
 from pipelines.models.semantic.ddrnet23_slim import DDRNet23Slim
 from pipelines.models.semantic.deeplabv1 import DeepLabV1
@@ -36,6 +38,8 @@ MODELS: dict[str, ModelSpec] = {
     "segformer": ModelSpec(build=SegFormer, task="semantic", paper="arXiv 2105.15203"),
     "mask_rcnn": ModelSpec(build=MaskRCNN, task="instance", paper="arXiv 1703.06870"),
     "panoptic_deeplab": ModelSpec(build=PanopticDeepLab, task="panoptic", paper="arXiv 1911.10194"),
+    "panoptic_fpn": ModelSpec(build=PanopticFPN, task="panoptic", paper="arXiv 1901.02446"),
+    "upsnet": ModelSpec(build=UPSNet, task="panoptic", paper="arXiv 1901.03784"),
     "threshold": baseline("threshold", paper="Otsu 1979"),
     "local_threshold": baseline("local_threshold", paper="Bradley and Roth 2007"),
     "histogram": baseline("histogram", paper="Prewitt and Mendelsohn 1966"),
