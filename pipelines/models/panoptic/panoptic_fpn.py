@@ -16,6 +16,7 @@ against the same steps spelled out, and its size against the paper's layers.
 """
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -82,9 +83,9 @@ class PanopticFPN(SegmentationModel):
         super().__init__()
         channels = channels or 256
         if not classes.things or not classes.stuff:
-            one, other = ("stuff", "semantic") if classes.stuff else ("things", "instance")
+            one, other = ("stuff classes", "semantic") if classes.stuff else ("things", "instance")
             raise ConfigError(
-                f"model.name: panoptic_fpn tells things from stuff, and the dataset has {one} classes only",
+                f"model.name: panoptic_fpn tells things from stuff, and the dataset has {one} only",
                 do=f"set task: {other}, and a model of it",
             )
         self.classes = classes
@@ -125,8 +126,7 @@ class PanopticFPN(SegmentationModel):
         predictions = []
         for i, (height, width) in enumerate(sizes):
             image = {name: values[i : i + 1] for name, values in outputs.items()}
-            instances = self.mask_rcnn.predict(image, [(height, width)])[0].instances
-            assert instances is not None
+            instances = cast(Instances, self.mask_rcnn.predict(image, [(height, width)])[0].instances)
             semantic = self._semantic(image["semantic"][0, :, :height, :width], instances)
             predictions.append(merging.merge(instances, semantic, stuff=self.classes.stuff, **self.rules))
         return predictions
@@ -138,6 +138,6 @@ class PanopticFPN(SegmentationModel):
         ids, taken = merging.occupy(instances.masks, order, max_overlap=1)
         uncovered = instances.labels[order[0]] if len(order) else self.classes.things[0]
         things = np.append(uncovered, instances.labels[taken])[ids]
-        return np.where(best == len(self.classes.stuff), things, np.append(self.classes.stuff, 0)[best]).astype(
-            np.uint8
-        )
+        stuff = np.append(self.classes.stuff, 0)[best]
+        semantic: np.ndarray = np.where(best == len(self.classes.stuff), things, stuff).astype(np.uint8)
+        return semantic
