@@ -96,13 +96,9 @@ def _numbered(count: int, places: np.ndarray, start: int) -> np.ndarray:
 
 def _instances(ids: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> Instances:
     """One mask for each number from 1 on, each of which has pixels."""
-    masks = np.zeros((len(labels), ids.size), bool)
-    pixels = np.flatnonzero(ids)
-    masks[ids.reshape(-1)[pixels] - 1, pixels] = True
-    boxes = [(x.start, y.start, x.stop, y.stop) for y, x in find_objects(ids, max_label=len(labels))]
-    return Instances(
-        masks=masks.reshape(-1, *ids.shape),
-        labels=labels,
-        scores=scores,
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-    )
+    masks = np.zeros((len(labels), *ids.shape), bool)
+    windows = find_objects(ids, max_label=len(labels))
+    for number, (mask, window) in enumerate(zip(masks, windows, strict=True), start=1):
+        mask[window] = ids[window] == number
+    boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in windows], np.float32).reshape(-1, 4)
+    return Instances(masks=masks, labels=labels, scores=scores, boxes=boxes)
