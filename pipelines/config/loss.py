@@ -84,6 +84,8 @@ class Terms(Section):
     classifier: Weight
     box: Weight
     mask: Weight
+    semantic_region: Weight
+    panoptic: Weight
 
 
 class Loss(Section):
