@@ -74,7 +74,7 @@ def compose(
     """Things as int32[h, w], 0 or k + 1 for row k of `labels` and `scores`, over the stuff of `rest`: uint8[h, w] class
     ids, in which those that are no stuff stay void. `semantic`: the class of each pixel where void is no answer."""
     left = np.bincount(rest[ids == 0], minlength=256)
-    chosen = np.array([c for c in sorted(stuff) if left[c] >= max(min_stuff * ids.size, 1)], np.int64)
+    chosen = np.array([c for c in sorted(stuff) if left[c] and left[c] / ids.size >= min_stuff], np.int64)
     seen = np.flatnonzero(np.bincount(ids.reshape(-1), minlength=len(labels) + 1)[1:])
     rows = _numbered(len(labels) + 1, seen + 1, 1)
     things = rows[ids]
