@@ -85,6 +85,8 @@ class Terms(Section):
     box: Weight
     mask: Weight
     boundary: Weight
+    semantic_region: Weight
+    panoptic: Weight
 
 
 class Loss(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from pipelines.config.fields import Above0, Count, Positive, Section, Task, Weight
+from pipelines.config.fields import Above0, Count, Fraction, Positive, Section, Task, Weight
 
 # Names of the table that lives beside torch, here so that a wrong one is refused without importing it; a test holds
 # both sides equal.
@@ -16,6 +16,7 @@ ModelName = Literal[
     "polarmask", "blendmask",
     "yolact", "rdsnet",
     "solo", "solov2",
+    "panoptic_fpn", "upsnet",
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 ]  # fmt: skip
@@ -36,6 +37,7 @@ OTHER_TASKS |= {"yolact": "instance", "rdsnet": "instance"}
     "mask_rcnn": "instance", "panoptic_deeplab": "panoptic",
 }  # fmt: skip
 OTHER_TASKS |= {"solo": "instance", "solov2": "instance"}
+OTHER_TASKS |= {"panoptic_fpn": "panoptic", "upsnet": "panoptic"}
 MODEL_TASKS: dict[str, Task] = {name: OTHER_TASKS.get(name, "semantic") for name in get_args(ModelName)}
 
 
@@ -76,6 +78,10 @@ class SOLOv2(Section):
 
 class SOLO(SOLOv2):
     decoupled: bool
+class Merging(Section):
+    min_score: Fraction
+    max_overlap: Fraction
+    min_stuff: Fraction
 
 
 class Model(Section):
@@ -95,4 +101,6 @@ class Model(Section):
     pointrend: Anchors
     solo: SOLO
     solov2: SOLOv2
+    panoptic_fpn: Merging
+    upsnet: Merging
     fit_images: Positive

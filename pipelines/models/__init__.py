@@ -14,6 +14,8 @@ from pipelines.models.instance.pointrend import PointRend
 from pipelines.models.instance.solo import SOLO
 from pipelines.models.instance.solov2 import SOLOv2
 from pipelines.models.panoptic.panoptic_deeplab import PanopticDeepLab
+from pipelines.models.panoptic.panoptic_fpn import PanopticFPN
+from pipelines.models.panoptic.upsnet import UPSNet
 from pipelines.models.semantic.bisenet import BiSeNet
 from pipelines.models.semantic.ddrnet23_slim import DDRNet23Slim
 from pipelines.models.semantic.deeplabv1 import DeepLabV1
@@ -55,6 +57,8 @@ MODELS: dict[str, ModelSpec] = {
     "solo": ModelSpec(build=SOLO, task="instance", paper="arXiv 1912.04488"),
     "solov2": ModelSpec(build=SOLOv2, task="instance", paper="arXiv 2003.10152"),
     "panoptic_deeplab": ModelSpec(build=PanopticDeepLab, task="panoptic", paper="arXiv 1911.10194"),
+    "panoptic_fpn": ModelSpec(build=PanopticFPN, task="panoptic", paper="arXiv 1901.02446"),
+    "upsnet": ModelSpec(build=UPSNet, task="panoptic", paper="arXiv 1901.03784"),
     "threshold": baseline("threshold", paper="Otsu 1979"),
     "local_threshold": baseline("local_threshold", paper="Bradley and Roth 2007"),
     "histogram": baseline("histogram", paper="Prewitt and Mendelsohn 1966"),
