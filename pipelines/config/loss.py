@@ -84,6 +84,7 @@ class Terms(Section):
     classifier: Weight
     box: Weight
     mask: Weight
+    dice: Weight
 
 
 class Loss(Section):

@@ -12,6 +12,7 @@ ModelName = Literal[
     "fcn32s", "fcn16s", "fcn8s", "unet", "unetplusplus", "segnet", "pspnet",
     "deeplabv1", "deeplabv2", "deeplabv3", "deeplabv3plus", "bisenet", "ddrnet23_slim", "lraspp", "segformer",
     "mask_rcnn", "panoptic_deeplab",
+    "mask2former", "mask2former_instance", "mask2former_semantic",
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 ]  # fmt: skip
@@ -20,7 +21,10 @@ CLASSICAL: tuple[ModelName, ...] = (
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 )  # fmt: skip
-OTHER_TASKS: dict[str, Task] = {"mask_rcnn": "instance", "panoptic_deeplab": "panoptic"}
+OTHER_TASKS: dict[str, Task] = {
+    "mask_rcnn": "instance", "panoptic_deeplab": "panoptic",
+    "mask2former": "panoptic", "mask2former_instance": "instance",
+}  # fmt: skip
 MODEL_TASKS: dict[str, Task] = {name: OTHER_TASKS.get(name, "semantic") for name in get_args(ModelName)}
 
 
@@ -52,6 +56,15 @@ class DeepLabV2(Section):
     scales: Annotated[list[Annotated[float, Field(gt=0, le=2)]], Field(min_length=1)]
 
 
+class PanopticDeepLab(Section):
+    output_stride: Literal[16, 32]
+
+
+class Mask2Former(Section):
+    queries: Positive
+    layers: Positive
+
+
 class Model(Section):
     name: ModelName
     encoder: Annotated[str, Field(min_length=1)]
@@ -64,4 +77,8 @@ class Model(Section):
     deeplabv2: DeepLabV2
     deeplabv3: Stride
     deeplabv3plus: Stride
+    panoptic_deeplab: PanopticDeepLab
+    mask2former: Mask2Former
+    mask2former_instance: Mask2Former
+    mask2former_semantic: Mask2Former
     fit_images: Positive

@@ -3,6 +3,7 @@
 from pipelines.models.classical.model import baseline
 from pipelines.models.contract import ModelSpec
 from pipelines.models.instance.mask_rcnn import MaskRCNN
+from pipelines.models.panoptic.mask2former import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic
 from pipelines.models.panoptic.panoptic_deeplab import PanopticDeepLab
 from pipelines.models.semantic.bisenet import BiSeNet
 from pipelines.models.semantic.ddrnet23_slim import DDRNet23Slim
@@ -36,6 +37,9 @@ MODELS: dict[str, ModelSpec] = {
     "segformer": ModelSpec(build=SegFormer, task="semantic", paper="arXiv 2105.15203"),
     "mask_rcnn": ModelSpec(build=MaskRCNN, task="instance", paper="arXiv 1703.06870"),
     "panoptic_deeplab": ModelSpec(build=PanopticDeepLab, task="panoptic", paper="arXiv 1911.10194"),
+    "mask2former": ModelSpec(build=Mask2Former, task="panoptic", paper="arXiv 2112.01527"),
+    "mask2former_instance": ModelSpec(build=Mask2FormerInstance, task="instance", paper="arXiv 2112.01527"),
+    "mask2former_semantic": ModelSpec(build=Mask2FormerSemantic, task="semantic", paper="arXiv 2112.01527"),
     "threshold": baseline("threshold", paper="Otsu 1979"),
     "local_threshold": baseline("local_threshold", paper="Bradley and Roth 2007"),
     "histogram": baseline("histogram", paper="Prewitt and Mendelsohn 1966"),
