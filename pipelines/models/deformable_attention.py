@@ -41,20 +41,24 @@ class DeformableAttention(nn.Module):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, queries: Tensor, places: Tensor, maps: list[Tensor]) -> Tensor:
-        """queries[b, n, c], places[n, 2] as (x, y) in 0..1, `levels` maps[b, c, h, w] -> [b, n, c]"""
-        offsets = self.offsets(queries).unflatten(-1, (HEADS, self.levels, POINTS, 2))
-        weights = self.weights(queries).unflatten(-1, (HEADS, -1)).softmax(dim=-1).unflatten(-1, (self.levels, -1))
+    def forward(self, queries: Tensor, places: Tensor, cells: Tensor, shapes: list[torch.Size]) -> Tensor:
+        """queries[b, n, c] at places[n, 2], (x, y) in 0..1; cells[b, m, c] of all maps in turn, whose shapes end in
+        (h, w) -> [b, n, c]"""
+        value = apart(self.value(cells)).transpose(1, 2)  # [b x heads, c / heads, m]
+        maps = value.split([shape[-2] * shape[-1] for shape in shapes], dim=2)
+        offsets = apart(self.offsets(queries)).unflatten(-1, (self.levels, POINTS, 2))
+        weights = apart(self.weights(queries)).softmax(dim=-1).unflatten(-1, (self.levels, POINTS))
         seen = []
-        for level, x in enumerate(maps):
-            value = self.value(x.flatten(2).transpose(1, 2)).transpose(1, 2)
-            value = value.unflatten(1, (HEADS, -1)).unflatten(-1, x.shape[-2:]).flatten(0, 1)  # [b x heads, c / heads]
-            cells = torch.stack([torch.full_like(places[0, 0], x.shape[-1]), torch.full_like(places[0, 0], x.shape[-2])])
-            at = places[:, None, None] + offsets[:, :, :, level] / cells
-            grid = (2 * at - 1).transpose(1, 2).flatten(0, 1)  # [b x heads, n, points, 2]
-            sampled = F.grid_sample(value, grid.to(value.dtype), align_corners=False)
-            weight = weights[:, :, :, level].transpose(1, 2).flatten(0, 1)[:, None]
-            seen.append((sampled * weight).sum(dim=-1))
+        for level, (x, shape) in enumerate(zip(maps, shapes, strict=True)):
+            extent = torch.stack([offsets.new_full((), side) for side in (shape[-1], shape[-2])])
+            grid = 2 * (places[:, None] + offsets[:, :, level] / extent) - 1
+            sampled = F.grid_sample(x.unflatten(2, shape[-2:]), grid.to(x.dtype), align_corners=False)
+            seen.append((sampled * weights[:, None, :, level]).sum(dim=-1))
         heads = torch.stack(seen).sum(dim=0).unflatten(0, (-1, HEADS)).flatten(1, 2)  # [b, c, n]
         found: Tensor = self.project(heads.transpose(1, 2))
         return found
+
+
+def apart(x: Tensor) -> Tensor:
+    """[b, n, heads x ...] -> [b x heads, n, ...]"""
+    return x.unflatten(-1, (HEADS, -1)).transpose(1, 2).flatten(0, 1)

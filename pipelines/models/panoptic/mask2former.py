@@ -133,13 +133,11 @@ class Mask2FormerInstance(MaskClassifier):
     @torch.no_grad()
     def predict(self, outputs: Outputs, sizes: list[tuple[int, int]]) -> list[Prediction]:
         columns = torch.arange(len(self.labels), device=self.labels.device)
-        return [
-            Prediction(instances=instances(outputs, i, size, columns, self.labels)) for i, size in enumerate(sizes)
-        ]
+        return [Prediction(instances=instances(outputs, i, size, columns, self.labels)) for i, size in enumerate(sizes)]
 
 
 class Mask2FormerSemantic(MaskClassifier, SemanticModel):
-    """"semantic" is made in evaluation only: nothing is learned from it."""
+    """ "semantic" is made in evaluation only: nothing is learned from it."""
 
     def truth(self, targets: Targets, i: int) -> Segments:
         labels, masks = classes_in(targets.semantic[i], range(self.classes.count))
@@ -162,7 +160,7 @@ def masks_of(outputs: Outputs, i: int, queries: Tensor, size: tuple[int, int]) -
     """Mask logits[n, h, w] of some queries of image i, at full size, cut to the image's own."""
     logits = torch.einsum("qc,chw->qhw", outputs["embeddings"][i, -1, queries].float(), outputs["pixels"][i].float())
     height, width = logits.shape[-2:]
-    return resize(logits[None], (FINEST * height, FINEST * width))[0, :, : size[0], : size[1]]
+    return resize(logits[:, None], (FINEST * height, FINEST * width))[:, 0, : size[0], : size[1]]
 
 
 def semantic_scores(outputs: Outputs, size: torch.Size | tuple[int, int]) -> Tensor:

@@ -9,6 +9,7 @@ the products: the same numbers (both steps are linear), and less work.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.models import position
@@ -20,18 +21,28 @@ SCALES = 3
 
 
 class Attention(nn.Module):
-    """Multi-head attention with its residual and its norm behind."""
+    """Multi-head attention with its residual and its norm behind. PyTorch's own would want the mask copied for each
+    head."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.attention = nn.MultiheadAttention(channels, HEADS, batch_first=True)
+        self.query, self.key, self.value, self.project = (nn.Linear(channels, channels) for _ in range(4))
         self.norm = nn.LayerNorm(channels)
-        nn.init.xavier_uniform_(self.attention.out_proj.weight)
+        for layer, gain in ((self.query, 0.5), (self.key, 0.5), (self.value, 0.5), (self.project, 1.0)):
+            nn.init.xavier_uniform_(layer.weight, gain**0.5)  # the first three as one matrix, as the authors have it
+            nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None = None) -> Tensor:
-        seen, _ = self.attention(query, key, value, attn_mask=hidden, need_weights=False)
-        normed: Tensor = self.norm(x + seen)
+    def forward(self, x: Tensor, where: Tensor, cells: Tensor, places: Tensor, seen: Tensor | None = None) -> Tensor:
+        """x[b, q, c] at `where` attends to cells[b, n, c] at `places`; seen bool[b, 1, q, n]: where it may."""
+        query, key, value = self.query(x + where), self.key(cells + places), self.value(cells)
+        mixed = F.scaled_dot_product_attention(split(query), split(key), split(value), attn_mask=seen)
+        normed: Tensor = self.norm(x + self.project(mixed.transpose(1, 2).flatten(2)))
         return normed
+
+
+def split(x: Tensor) -> Tensor:
+    """[b, n, c] -> [b, head, n, channel of the head]"""
+    return x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
 
 
 class Layer(nn.Module):
@@ -45,10 +56,10 @@ class Layer(nn.Module):
         for layer in self.mlp[::2]:
             nn.init.xavier_uniform_(layer.weight)
 
-    def forward(self, x: Tensor, names: Tensor, cells: Tensor, where: Tensor, hidden: Tensor) -> Tensor:
-        """Queries x[b, q, c] and what names each; cells[b, n, c] and where they are; hidden bool[b, q, n]."""
-        x = self.cross(x, x + names, cells + where, cells, hidden.repeat_interleave(HEADS, dim=0))
-        x = self.own(x, x + names, x + names, x)
+    def forward(self, x: Tensor, names: Tensor, cells: Tensor, places: Tensor, seen: Tensor) -> Tensor:
+        """Queries x[b, q, c] and what tells them apart; cells[b, n, c] and where they are; seen bool[b, 1, q, n]."""
+        x = self.cross(x, names, cells, places, seen)
+        x = self.own(x, names, x, names)
         thought: Tensor = self.norm(x + self.mlp(x))
         return thought
 
@@ -70,21 +81,23 @@ class MaskedDecoder(nn.Module):
     def forward(self, scales: list[Tensor], pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Three maps and the embeddings of pixels -> class logits[b, layers + 1, q, classes + 1] and mask
         embeddings[b, layers + 1, q, c]; in evaluation the last state's alone, as a layer of one."""
-        cells = [(x + level[:, None, None]).flatten(2).transpose(1, 2) for x, level in zip(scales, self.level, strict=True)]
-        where = [position.encoded(x).flatten(2).transpose(1, 2) for x in scales]
+        cells = [
+            (x + level[:, None, None]).flatten(2).transpose(1, 2) for x, level in zip(scales, self.level, strict=True)
+        ]
+        places = [position.encoded(x).flatten(2).transpose(1, 2) for x in scales]
         small = [resize(pixels, x.shape[-2:]).flatten(2).detach() for x in scales]
-        x = self.start.expand(len(pixels), -1, -1)
+        x = self.start.expand(pixels.shape[0], -1, -1)  # not len: a number there is fixed when exported
         states = [self.norm(x)]
         for i, layer in enumerate(self.layers):
             scale = i % SCALES
-            hidden = outside(self.embed(states[-1]).detach() @ small[scale])
-            x = layer(x, self.names, cells[scale], where[scale], hidden)
+            seen = inside(self.embed(states[-1]).detach() @ small[scale])[:, None]
+            x = layer(x, self.names, cells[scale], places[scale], seen)
             states.append(self.norm(x))
         read = torch.stack(states if self.training else states[-1:], dim=1)
         return self.classify(read), self.embed(read)
 
 
-def outside(logits: Tensor) -> Tensor:
-    """bool[b, q, n]: where a query must not look. One whose mask is empty may look everywhere."""
-    hidden = logits < 0
-    return hidden & ~hidden.all(dim=-1, keepdim=True)
+def inside(logits: Tensor) -> Tensor:
+    """bool[b, q, n]: where a query may look: in its mask, or everywhere if that is empty."""
+    mask = logits >= 0
+    return mask | ~mask.any(dim=-1, keepdim=True)

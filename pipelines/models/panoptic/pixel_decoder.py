@@ -35,10 +35,7 @@ class Layer(nn.Module):
 
     def forward(self, cells: Tensor, where: Tensor, places: Tensor, shapes: list[torch.Size]) -> Tensor:
         """cells[b, n, c] of all maps in turn, of the shapes[b, c, h, w]."""
-        sizes = [shape[-2] * shape[-1] for shape in shapes]
-        parts = cells.transpose(1, 2).split(sizes, dim=2)
-        maps = [part.unflatten(2, shape[-2:]) for part, shape in zip(parts, shapes, strict=True)]
-        cells = self.norm1(cells + self.attention(cells + where, places, maps))
+        cells = self.norm1(cells + self.attention(cells + where, places, cells, shapes))
         thought: Tensor = self.norm2(cells + self.mlp(cells))
         return thought
 
@@ -77,8 +74,8 @@ class PixelDecoder(nn.Module):
         places = torch.cat([centers(x) for x in maps])
         for layer in self.layers:
             cells = layer(cells, everywhere, places, shapes)
-        parts = cells.transpose(1, 2).split([x.shape[-2] * x.shape[-1] for x in maps], dim=2)
-        scales = [part.unflatten(2, x.shape[-2:]) for part, x in zip(parts, maps, strict=True)]
+        parts = cells.transpose(1, 2).split([shape[-2] * shape[-1] for shape in shapes], dim=2)
+        scales = [part.unflatten(2, shape[-2:]) for part, shape in zip(parts, shapes, strict=True)]
         fine = self.lateral(features[self.fine])
         return self.embed(self.fuse(fine + resize(scales[-1], fine.shape[-2:]))), scales
 
