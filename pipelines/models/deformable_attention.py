@@ -61,4 +61,5 @@ class DeformableAttention(nn.Module):
 
 def apart(x: Tensor) -> Tensor:
     """[b, n, heads x ...] -> [b x heads, n, ...]"""
-    return x.unflatten(-1, (HEADS, -1)).transpose(1, 2).flatten(0, 1)
+    heads: Tensor = x.unflatten(-1, (HEADS, -1))
+    return heads.transpose(1, 2).flatten(0, 1)

@@ -1,8 +1,8 @@
 """How a set of masks with classes learns from the segments of an image: Mask2Former (arXiv 2112.01527, section 3.3).
 
-Each segment is matched with the query that fits it best, at random points of the image; that query learns its class and,
-at points where its mask is in doubt (PointRend, arXiv 1912.08193), its mask; the other queries learn to be no object.
-All states of the queries learn so, each with a matching of its own.
+Each segment is matched with the query that fits it best, at random points of the image; that query learns its class
+and, at points where its mask is in doubt (PointRend, arXiv 1912.08193), its mask; the other queries learn to be no
+object. All states of the queries learn so, each with a matching of its own.
 
 Deviations: images below 224x224 have fewer points than the paper's 12544, one for four pixels. A point takes the truth
 of the pixel that it lies in, where the authors blend the nearest four. All states are matched at the same points.

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipelines.models import position
 from pipelines.models.blocks import resize
+from pipelines.models.transformer import FeedForward, positions
 
 HEADS = 8
 EXPANSION = 8  # of the feed-forward networks
@@ -42,7 +42,8 @@ class Attention(nn.Module):
 
 def split(x: Tensor) -> Tensor:
     """[b, n, c] -> [b, head, n, channel of the head]"""
-    return x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+    heads: Tensor = x.unflatten(-1, (HEADS, -1))
+    return heads.transpose(1, 2)
 
 
 class Layer(nn.Module):
@@ -50,17 +51,12 @@ class Layer(nn.Module):
         super().__init__()
         self.cross = Attention(channels)
         self.own = Attention(channels)
-        inner = EXPANSION * channels
-        self.mlp = nn.Sequential(nn.Linear(channels, inner), nn.ReLU(), nn.Linear(inner, channels))
-        self.norm = nn.LayerNorm(channels)
-        for layer in self.mlp[::2]:
-            nn.init.xavier_uniform_(layer.weight)
+        self.mlp = FeedForward(channels, EXPANSION * channels)
 
     def forward(self, x: Tensor, names: Tensor, cells: Tensor, places: Tensor, seen: Tensor) -> Tensor:
         """Queries x[b, q, c] and what tells them apart; cells[b, n, c] and where they are; seen bool[b, 1, q, n]."""
         x = self.cross(x, names, cells, places, seen)
-        x = self.own(x, names, x, names)
-        thought: Tensor = self.norm(x + self.mlp(x))
+        thought: Tensor = self.mlp(self.own(x, names, x, names))
         return thought
 
 
@@ -84,7 +80,7 @@ class MaskedDecoder(nn.Module):
         cells = [
             (x + level[:, None, None]).flatten(2).transpose(1, 2) for x, level in zip(scales, self.level, strict=True)
         ]
-        places = [position.encoded(x).flatten(2).transpose(1, 2) for x in scales]
+        places = [positions(x).flatten(2).transpose(1, 2) for x in scales]
         small = [resize(pixels, x.shape[-2:]).flatten(2).detach() for x in scales]
         x = self.start.expand(pixels.shape[0], -1, -1)  # not len: a number there is fixed when exported
         states = [self.norm(x)]

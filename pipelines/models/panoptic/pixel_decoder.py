@@ -7,18 +7,23 @@ of them and the encoder's at stride 4, as in a feature pyramid, an embedding of 
 import torch
 from torch import Tensor, nn
 
-from pipelines.models import encoders, position
+from pipelines.models import encoders
 from pipelines.models.blocks import resize
 from pipelines.models.deformable_attention import DeformableAttention
+from pipelines.models.transformer import FeedForward, positions
 
 STRIDES = (32, 16, 8)  # coarsest first
 FINEST = 4
 LAYERS = 6
+EXPANSION = 4  # of the feed-forward networks
 GROUP = 8  # channels of a norm's group: the paper has 32 groups of 256 channels
 
 
-def norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(channels // GROUP, channels)
+class ConvNorm(nn.Sequential):
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, *, bias: bool = False):
+        conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+        nn.init.kaiming_uniform_(conv.weight, a=1)
+        super().__init__(conv, nn.GroupNorm(outputs // GROUP, outputs))
 
 
 class Layer(nn.Module):
@@ -27,16 +32,12 @@ class Layer(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.attention = DeformableAttention(channels, len(STRIDES))
-        self.norm1 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.ReLU(), nn.Linear(4 * channels, channels))
-        self.norm2 = nn.LayerNorm(channels)
-        for layer in self.mlp[::2]:
-            nn.init.xavier_uniform_(layer.weight)
+        self.norm = nn.LayerNorm(channels)
+        self.mlp = FeedForward(channels, EXPANSION * channels)
 
     def forward(self, cells: Tensor, where: Tensor, places: Tensor, shapes: list[torch.Size]) -> Tensor:
         """cells[b, n, c] of all maps in turn, of the shapes[b, c, h, w]."""
-        cells = self.norm1(cells + self.attention(cells + where, places, cells, shapes))
-        thought: Tensor = self.norm2(cells + self.mlp(cells))
+        thought: Tensor = self.mlp(self.norm(cells + self.attention(cells + where, places, cells, shapes)))
         return thought
 
 
@@ -45,23 +46,13 @@ class PixelDecoder(nn.Module):
         super().__init__()
         self.sources = [encoder.at(stride) for stride in STRIDES]
         self.fine = encoder.at(FINEST)
-        self.inputs = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(encoder.channels[i], channels, 1), norm(channels)) for i in self.sources
-        )
+        self.inputs = nn.ModuleList(ConvNorm(encoder.channels[i], channels, bias=True) for i in self.sources)
         self.level = nn.Parameter(torch.randn(len(STRIDES), channels))
         self.layers = nn.ModuleList(Layer(channels) for _ in range(LAYERS))
-        self.lateral = nn.Sequential(nn.Conv2d(encoder.channels[self.fine], channels, 1, bias=False), norm(channels))
-        self.fuse = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm(channels), nn.ReLU())
+        self.lateral = ConvNorm(encoder.channels[self.fine], channels)
+        self.fuse = nn.Sequential(ConvNorm(channels, channels, 3), nn.ReLU())
         self.embed = nn.Conv2d(channels, channels, 1)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for project in self.inputs:
-            nn.init.xavier_uniform_(project[0].weight)
-            nn.init.zeros_(project[0].bias)
-        for conv in (self.lateral[0], self.fuse[0], self.embed):
-            nn.init.kaiming_uniform_(conv.weight, a=1)
-        nn.init.zeros_(self.embed.bias)
+        nn.init.kaiming_uniform_(self.embed.weight, a=1)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """-> the embeddings of pixels[b, c, h / 4, w / 4], and the three maps, coarsest first."""
@@ -69,7 +60,7 @@ class PixelDecoder(nn.Module):
         shapes = [x.shape for x in maps]
         cells = torch.cat([x.flatten(2) for x in maps], dim=2).transpose(1, 2)
         # By the level that they are of, and by their place in it, cells tell each other apart.
-        where = [position.encoded(x) + level[:, None, None] for x, level in zip(maps, self.level, strict=True)]
+        where = [positions(x) + level[:, None, None] for x, level in zip(maps, self.level, strict=True)]
         everywhere = torch.cat([w.flatten(2) for w in where], dim=2).transpose(1, 2)
         places = torch.cat([centers(x) for x in maps])
         for layer in self.layers:
