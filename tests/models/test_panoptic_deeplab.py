@@ -31,7 +31,7 @@ from pipelines.models.panoptic.panoptic_deeplab import (
 TABLE = shapes.classes()
 THINGS = tuple(i for i, c in enumerate(TABLE) if c.isthing)
 STUFF = tuple(i for i, c in enumerate(TABLE) if not c.isthing)
-GRID = panoptic_deeplab.OUTPUT_STRIDE
+GRID = panoptic_deeplab.FINEST
 
 
 @pytest.fixture(scope="module")
