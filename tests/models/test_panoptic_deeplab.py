@@ -361,8 +361,8 @@ class TestFullSize:
     """`output_stride: 16`: the paper's network, ResNet-50 and the 19 classes of Cityscapes."""
 
     def test_parameters_are_the_authors(self):
-        """By hand, from the widths in the authors' PyTorch code: both ASPPs 256; decoders 256 and 128; of strides 8 and 4
-        come 64 and 32 channels for semantics, 32 and 16 for instances."""
+        """By hand, from the widths in the authors' PyTorch code: both ASPPs 256; decoders 256 and 128; of strides 8
+        and 4 come 64 and 32 channels for semantics, 32 and 16 for instances."""
         classes = Classes(things=tuple(range(11, 19)), stuff=tuple(range(11)))
         model = on_meta(PanopticDeepLab, classes=classes, output_stride=16)
 

@@ -252,8 +252,8 @@ def group_pixels(offsets: Tensor, centers: Tensor, is_thing: Tensor) -> Tensor:
     """int64[h, w]: 1 + the centre nearest to where each thing pixel points, 0 elsewhere or without any centre."""
     group = torch.zeros(is_thing.shape, dtype=torch.int64, device=is_thing.device)
     if len(centers):
-        # |p - c|^2 / 2 without |p|^2 / 2, which is the same for all centres, is (p, 1) times (-c, |c|^2 / 2). In float64:
-        # small differences of the squares of large coordinates decide.
+        # |p - c|^2 / 2 without |p|^2 / 2, which is the same for all centres, is (p, 1) times (-c, |c|^2 / 2). In
+        # float64: small differences of the squares of large coordinates decide.
         points = F.pad((is_thing.nonzero() + offsets[:, is_thing].T).double(), (0, 1), value=1.0)
         middles = centers.double()
         weights = torch.cat([-middles.T, middles.square().sum(dim=1)[None] / 2])
