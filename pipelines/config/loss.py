@@ -84,9 +84,12 @@ class Terms(Section):
     classifier: Weight
     box: Weight
     mask: Weight
+    centerness: Weight
     boundary: Weight
+    point: Weight
     semantic_region: Weight
     panoptic: Weight
+    dice: Weight
 
 
 class Loss(Section):

@@ -6,39 +6,31 @@ from pydantic import Field
 
 from pipelines.config.fields import Above0, Count, Fraction, Positive, Section, Task, Weight
 
-# Names of the table that lives beside torch, here so that a wrong one is refused without importing it; a test holds
+# Names of the tables that live beside torch, here so that a wrong one is refused without importing it; a test holds
 # both sides equal.
-ModelName = Literal[
+SemanticName = Literal[
     "fcn32s", "fcn16s", "fcn8s", "unet", "unetplusplus", "segnet", "pspnet",
     "deeplabv1", "deeplabv2", "deeplabv3", "deeplabv3plus", "bisenet", "ddrnet23_slim", "lraspp", "segformer",
-    "faster_rcnn", "fcis", "pointrend",
-    "mask_rcnn", "panoptic_deeplab",
-    "polarmask", "blendmask",
-    "yolact", "rdsnet",
-    "solo", "solov2",
-    "panoptic_fpn", "upsnet",
+    "mask2former_semantic",
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 ]  # fmt: skip
+InstanceName = Literal[
+    "faster_rcnn", "mask_rcnn", "pointrend", "fcis", "yolact", "rdsnet", "polarmask", "blendmask", "solo", "solov2",
+    "mask2former_instance",
+]  # fmt: skip
+PanopticName = Literal["panoptic_deeplab", "panoptic_fpn", "upsnet", "mask2former"]
+ModelName = Literal[SemanticName, InstanceName, PanopticName]
 # Without weights: a few numbers are fitted on the training split, and no gradient is taken.
 CLASSICAL: tuple[ModelName, ...] = (
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 )  # fmt: skip
-OTHER_TASKS: dict[str, Task] = {
-    "mask_rcnn": "instance",
-    "panoptic_deeplab": "panoptic",
-    "polarmask": "instance",
-    "blendmask": "instance",
+MODEL_TASKS: dict[str, Task] = {
+    **dict.fromkeys(get_args(SemanticName), "semantic"),
+    **dict.fromkeys(get_args(InstanceName), "instance"),
+    **dict.fromkeys(get_args(PanopticName), "panoptic"),
 }
-OTHER_TASKS: dict[str, Task] = {"mask_rcnn": "instance", "panoptic_deeplab": "panoptic"}
-OTHER_TASKS |= {"yolact": "instance", "rdsnet": "instance"}
-    "faster_rcnn": "instance", "fcis": "instance", "pointrend": "instance",
-    "mask_rcnn": "instance", "panoptic_deeplab": "panoptic",
-}  # fmt: skip
-OTHER_TASKS |= {"solo": "instance", "solov2": "instance"}
-OTHER_TASKS |= {"panoptic_fpn": "panoptic", "upsnet": "panoptic"}
-MODEL_TASKS: dict[str, Task] = {name: OTHER_TASKS.get(name, "semantic") for name in get_args(ModelName)}
 
 
 class CRF(Section):
@@ -71,6 +63,8 @@ class DeepLabV2(Section):
 
 class Anchors(Section):
     smallest_anchor: Positive  # pixels
+
+
 class SOLOv2(Section):
     grids: Annotated[list[Annotated[int, Field(ge=1, le=100)]], Field(min_length=5, max_length=5)]
     scale: Above0
@@ -78,10 +72,21 @@ class SOLOv2(Section):
 
 class SOLO(SOLOv2):
     decoupled: bool
+
+
 class Merging(Section):
     min_score: Fraction
     max_overlap: Fraction
     min_stuff: Fraction
+
+
+class PanopticDeepLab(Section):
+    output_stride: Literal[16, 32]
+
+
+class Mask2Former(Section):
+    queries: Positive
+    layers: Positive
 
 
 class Model(Section):
@@ -103,4 +108,8 @@ class Model(Section):
     solov2: SOLOv2
     panoptic_fpn: Merging
     upsnet: Merging
+    panoptic_deeplab: PanopticDeepLab
+    mask2former: Mask2Former
+    mask2former_instance: Mask2Former
+    mask2former_semantic: Mask2Former
     fit_images: Positive

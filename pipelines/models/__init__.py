@@ -3,16 +3,16 @@
 from pipelines.models.classical.model import baseline
 from pipelines.models.contract import ModelSpec
 from pipelines.models.instance.blendmask import BlendMask
-from pipelines.models.instance.mask_rcnn import MaskRCNN
-from pipelines.models.instance.polarmask import PolarMask
-from pipelines.models.instance.rdsnet import RDSNet
-from pipelines.models.instance.yolact import YOLACT
 from pipelines.models.instance.faster_rcnn import FasterRCNN
 from pipelines.models.instance.fcis import FCIS
 from pipelines.models.instance.mask_rcnn import MaskRCNN
 from pipelines.models.instance.pointrend import PointRend
+from pipelines.models.instance.polarmask import PolarMask
+from pipelines.models.instance.rdsnet import RDSNet
 from pipelines.models.instance.solo import SOLO
 from pipelines.models.instance.solov2 import SOLOv2
+from pipelines.models.instance.yolact import YOLACT
+from pipelines.models.panoptic.mask2former import Mask2Former, Mask2FormerInstance, Mask2FormerSemantic
 from pipelines.models.panoptic.panoptic_deeplab import PanopticDeepLab
 from pipelines.models.panoptic.panoptic_fpn import PanopticFPN
 from pipelines.models.panoptic.upsnet import UPSNet
@@ -59,6 +59,9 @@ MODELS: dict[str, ModelSpec] = {
     "panoptic_deeplab": ModelSpec(build=PanopticDeepLab, task="panoptic", paper="arXiv 1911.10194"),
     "panoptic_fpn": ModelSpec(build=PanopticFPN, task="panoptic", paper="arXiv 1901.02446"),
     "upsnet": ModelSpec(build=UPSNet, task="panoptic", paper="arXiv 1901.03784"),
+    "mask2former": ModelSpec(build=Mask2Former, task="panoptic", paper="arXiv 2112.01527"),
+    "mask2former_instance": ModelSpec(build=Mask2FormerInstance, task="instance", paper="arXiv 2112.01527"),
+    "mask2former_semantic": ModelSpec(build=Mask2FormerSemantic, task="semantic", paper="arXiv 2112.01527"),
     "threshold": baseline("threshold", paper="Otsu 1979"),
     "local_threshold": baseline("local_threshold", paper="Bradley and Roth 2007"),
     "histogram": baseline("histogram", paper="Prewitt and Mendelsohn 1966"),

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.profiler import profile
 
 from pipelines.data import panoptic, rle
 from pipelines.data.formats import shapes
@@ -27,11 +28,12 @@ from pipelines.models.panoptic.panoptic_deeplab import (
     find_centers,
     group_pixels,
 )
+from tests.models.parity import count, on_meta
 
 TABLE = shapes.classes()
 THINGS = tuple(i for i, c in enumerate(TABLE) if c.isthing)
 STUFF = tuple(i for i, c in enumerate(TABLE) if not c.isthing)
-GRID = panoptic_deeplab.OUTPUT_STRIDE
+GRID = panoptic_deeplab.FINEST
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +217,8 @@ def assert_consistent(prediction: Prediction, size: tuple[int, int]) -> None:
         np.testing.assert_array_equal(mask, whole.ids == k)
         x, y, width, height = rle.bbox(mask)
         assert box.tolist() == [x, y, x + width, y + height]
+    assert prediction.confidence.shape == size
+    assert ((prediction.confidence > 0) & (prediction.confidence <= 1)).all()
     inside = whole.ids > 0
     np.testing.assert_array_equal(semantic[inside], whole.labels[whole.ids[inside] - 1])
     assert np.bincount(whole.ids.ravel(), minlength=len(whole.labels) + 1)[1:].min(initial=MIN_AREA) >= MIN_AREA
@@ -275,6 +279,9 @@ def test_most_pixels_of_an_instance_name_its_class(model):
     assert prediction.instances.labels.tolist() == [THINGS[1]]
     assert prediction.instances.masks[0].sum() == 256
     assert prediction.instances.scores[0] == pytest.approx(0.8 * 192 / 256, abs=1e-3)
+    # Where the vote overrules a pixel, the class that it is given is the one that it thinks little of.
+    assert (prediction.confidence[8:12, 8:24] < 1e-6).all()
+    assert (prediction.confidence[12:24, 8:24] > 0.99).all()
 
 
 def pixel_loss(logits: Tensor, targets: Targets) -> Tensor:
@@ -348,3 +355,62 @@ def test_a_perfect_model_has_nothing_to_learn(model):
     losses = model.losses(found, Targets(semantic=semantic, instances=[truth(torch.stack(masks))]), pixel_loss)
     assert losses["center"] == losses["offset"] == 0
     assert losses["semantic"] < 1e-6
+
+
+class TestFullSize:
+    """`output_stride: 16`: the paper's network, ResNet-50 and the 19 classes of Cityscapes."""
+
+    def test_parameters_are_the_authors(self):
+        """By hand, from the widths in the authors' PyTorch code: both ASPPs 256; decoders 256 and 128; of strides 8
+        and 4 come 64 and 32 channels for semantics, 32 and 16 for instances."""
+        classes = Classes(things=tuple(range(11, 19)), stuff=tuple(range(11)))
+        model = on_meta(PanopticDeepLab, classes=classes, output_stride=16)
+
+        def conv(inputs: int, outputs: int) -> int:
+            return inputs * outputs + 2 * outputs  # 1x1, and its norm
+
+        def separable(inputs: int, outputs: int, kernel: int) -> int:
+            return kernel**2 * inputs + 2 * inputs + conv(inputs, outputs)
+
+        aspp = conv(2048, 256) + 3 * separable(2048, 256, 3) + (2048 * 256 + 256) + conv(5 * 256, 256)
+        semantic = conv(512, 64) + separable(256 + 64, 256, 5) + conv(256, 32) + separable(256 + 32, 256, 5)
+        instance = conv(512, 32) + separable(256 + 32, 128, 5) + conv(256, 16) + separable(128 + 16, 128, 5)
+        heads = separable(256, 256, 5) + 2 * separable(128, 128, 5) + (256 * 19 + 19) + (128 + 1) + (128 * 2 + 2)
+        resnet50 = 25_557_032 - (2048 * 1000 + 1000)  # torchvision's documentation; without its classifier
+        assert count(model) == resnet50 + 2 * aspp + semantic + instance + heads
+
+    def test_its_deepest_features_are_at_stride_16(self):
+        model = PanopticDeepLab(
+            classes=Classes(things=THINGS, stuff=STUFF), encoder=Choice("resnet18"), channels=32, output_stride=16
+        )
+        assert model.stride == 16
+        shapes = []
+        model.semantic_decoder.aspp.register_forward_hook(lambda _, given, found: shapes.append(found.shape[-2:]))
+        found = model(torch.randn(2, 3, 64, 96))
+        assert shapes == [(4, 6)]
+        assert found["center"].shape == (2, 1, 16, 24)
+        dilated = [c for c in model.encoder.modules() if isinstance(c, torch.nn.Conv2d) and c.dilation == (2, 2)]
+        assert dilated
+
+
+def test_hundreds_of_instances_are_merged_in_little_memory(model):
+    """512x512 all of things, 256 centres: distances of every pixel to every centre would be 256 MiB, and so would the
+    probabilities of every mask. The masks themselves are 64 MiB."""
+    middles = torch.arange(16) * 32 + 17.5
+    field = torch.stack([torch.cat([gaussian(y, x, (128, 128))[None] for x in middles]).amax(dim=0) for y in middles])
+    nearest = ((torch.arange(128) * 4 + 1.5) // 32 * 32 + 17.5) - (torch.arange(128) * 4 + 1.5)
+    offsets = torch.stack([nearest[:, None].expand(128, 128), nearest.expand(128, 128)])
+    outputs = {
+        "semantic": flat(torch.full((512, 512), THINGS[0])),
+        "center": field.amax(dim=0)[None, None],
+        "offset": offsets[None],
+    }
+    with profile(profile_memory=True) as profiled:
+        (prediction,) = model.predict(outputs, [(512, 512)])
+    assert len(prediction.instances) == 256
+    largest = max(event.self_cpu_memory_usage for event in profiled.events())
+    assert largest <= 256 * 512 * 512
+    square = np.arange(512) // 32
+    pairs = np.unique(np.stack([prediction.panoptic.ids, 16 * square[:, None] + square]).reshape(2, -1), axis=1)
+    assert pairs.shape[1] < 1.5 * 256  # the offsets between two cells belong to neither
+    assert prediction.instances.masks.sum() == 512 * 512
