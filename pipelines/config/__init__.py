@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pipelines.config.fields import Section, Task, short
 from pipelines.config.loss import Loss, Terms
-from pipelines.config.model import CLASSICAL, MODEL_TASKS, Model
+from pipelines.config.model import CLASSICAL, MODEL_TASKS, WITHOUT_SCORES, Model
 from pipelines.config.sections import Dataset, Evaluate, Ingest, Register, Train, Tune, Validate
 from pipelines.config.values import flatten, get, merge, nest, read, with_overrides
 from pipelines.errors import ConfigError, bounded, did_you_mean
@@ -102,9 +102,9 @@ def _disagreements(raw: Mapping[str, Any]) -> list[str]:
         able = ", ".join(n for n, t in MODEL_TASKS.items() if t == task)
         return [f"model.name: {name} does the {can} task and task is {task}: set task: {can}, or model.name: {able}"]
     faults = []
-    if _at(raw, "model.crf.iterations") and (can != "semantic" or name in CLASSICAL):
+    if _at(raw, "model.crf.iterations") and (can != "semantic" or name in WITHOUT_SCORES):
         faults.append(
-            f"model.crf.iterations: a CRF is trained behind semantic networks, and {name} is none: set it to 0"
+            f"model.crf.iterations: a CRF is trained behind a network that scores pixels, and {name} does not: set it to 0"
         )
     unlike = {"tile": None, "scales": [1.0], "flip": False, "crf.iterations": 0}
     asked = [n for n, plain in unlike.items() if _at(raw, f"evaluate.inference.{n}") not in (plain, None)]

@@ -26,6 +26,8 @@ CLASSICAL: tuple[ModelName, ...] = (
     "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
     "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
 )  # fmt: skip
+# Of the semantic ones: no score of each pixel's class, in training, that a CRF could refine.
+WITHOUT_SCORES: tuple[ModelName, ...] = (*CLASSICAL, "mask2former_semantic")
 MODEL_TASKS: dict[str, Task] = {
     **dict.fromkeys(get_args(SemanticName), "semantic"),
     **dict.fromkeys(get_args(InstanceName), "instance"),

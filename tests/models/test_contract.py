@@ -28,6 +28,8 @@ PIXEL_LOSS = losses.build(
 PIXELS = Pixels.of((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 # These are their own encoders; the others take any of timm's, of which this is a small one.
 OWN_ENCODER = ("segnet", "ddrnet23_slim")
+# Nine layers of a decoder compile as three do, and take three times as long.
+FEWER = {name: {"layers": 3, "queries": 20} for name in MODELS if name.startswith("mask2former")}
 LEARNING = [name for name in MODELS if name not in config.CLASSICAL]
 WEIGHTS = config.get(PARAMS, "loss.terms")
 SIZE = 64
@@ -46,7 +48,7 @@ def build(name: str, count: int = 5, in_channels: int = 3, encoder: str = "", se
         classes=classes_of(count),
         encoder=Choice(encoder or ("paper" if name in OWN_ENCODER else "test_resnet"), in_channels=in_channels),
         channels=16,
-        **PARAMS["model"].get(name, {}),
+        **PARAMS["model"].get(name, {}) | FEWER.get(name, {}),
     )
     model.pixels = PIXELS if in_channels == 3 else Pixels.of([0.5] * in_channels, [0.25] * in_channels)
     if isinstance(model, FittedModel):
