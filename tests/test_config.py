@@ -82,7 +82,7 @@ FAULTS = {
     ),
     "a CRF to train behind no network": Fault(
         {"task": "semantic", "model.name": "kmeans", "model.crf.iterations": 5},
-        r"model\.crf\.iterations: a CRF is trained behind a network that scores pixels, and kmeans does not: set it to 0",
+        r"model\.crf\.iterations: a CRF is trained behind scores of pixels, and kmeans gives none: set it to 0",
     ),
     "another task's inference": Fault(
         {"evaluate.inference.flip": True, "evaluate.inference.scales": [0.5, 1.0]},

@@ -104,7 +104,7 @@ def _disagreements(raw: Mapping[str, Any]) -> list[str]:
     faults = []
     if _at(raw, "model.crf.iterations") and (can != "semantic" or name in WITHOUT_SCORES):
         faults.append(
-            f"model.crf.iterations: a CRF is trained behind a network that scores pixels, and {name} does not: set it to 0"
+            f"model.crf.iterations: a CRF is trained behind scores of pixels, and {name} gives none: set it to 0"
         )
     unlike = {"tile": None, "scales": [1.0], "flip": False, "crf.iterations": 0}
     asked = [n for n, plain in unlike.items() if _at(raw, f"evaluate.inference.{n}") not in (plain, None)]
