@@ -81,7 +81,11 @@ def test_writes_what_it_promises(task, project, dataset):
     assert all(0 <= metrics[view][headlines[view]] <= 1 for view in VIEWS[task])
     plots = {p.name for p in (paths.out / "plots").iterdir()}
     maps, instance = {"iou_per_class.csv", "confusion.csv"}, {"precision_recall.csv"}
-    expected = {"semantic": maps | {"calibration.csv"}, "instance": instance, "panoptic": maps | instance}[task]
+    expected = {
+        "semantic": maps | {"calibration.csv"},
+        "instance": instance,
+        "panoptic": maps | instance | {"calibration.csv"},
+    }[task]
     assert plots == {"learning_curves.csv", "predictions.jpg"} | expected
     page = (paths.out / "report.html").read_text()
     assert manifest.hash in page
