@@ -71,7 +71,7 @@ def pixel_loss(counts: np.ndarray) -> losses.WeightedSum:
     seen = counts > 0
     weights = np.where(seen, np.median(counts[seen]) / np.maximum(counts, 1), 0.0)
     terms = {
-        "cross_entropy": {"weight": 1.0, "class_weights": "median_frequency"},
+        "cross_entropy": {"weight": 1.0, "class_weights": "median_frequency", "label_smoothing": 0.0},
         "dice": {"weight": 1.0, "squared": False},
     }
     return losses.build(terms, {"median_frequency": weights.tolist()})
