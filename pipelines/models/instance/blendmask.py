@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from pipelines.data.prediction import Instances, Prediction
-from pipelines.errors import ConfigError
 from pipelines.models import encoders, results
 from pipelines.models.blocks import ConvNormAct, resize
 from pipelines.models.contract import Classes, Outputs, PixelLoss, SegmentationModel
@@ -62,9 +61,7 @@ class BlendMask(SegmentationModel):
     ):
         super().__init__()
         channels = channels or 256
-        if not classes.things:
-            raise ConfigError("model.name: blendmask finds things, and the dataset has stuff classes only")
-        self.things = classes.things
+        self.things = truths.things_of(classes, "blendmask")
         self.encoder = encoders.build(encoder, paper="resnet50")
         self.fpn = FPN(self.encoder, fcos.STRIDES, channels)
         self.head = fcos.Head(channels, len(classes.things))

@@ -24,8 +24,8 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, ps_roi_al
 from pipelines.data.prediction import Instances, Prediction
 from pipelines.models import encoders, results
 from pipelines.models.contract import Classes, Outputs, PixelLoss, SegmentationModel
-from pipelines.models.instance import regions
-from pipelines.models.instance.proposals import ProposalNetwork, Truth, nothing, outside_crowds, things_of, truth_of
+from pipelines.models.instance import regions, truths
+from pipelines.models.instance.proposals import ProposalNetwork, Truth, nothing, outside_crowds, truth_of
 from pipelines.targets import Targets
 
 STRIDE = 16
@@ -49,7 +49,7 @@ class FCIS(SegmentationModel):
     ):
         super().__init__()
         channels = channels or 1024
-        self.things = things_of(classes, "fcis")
+        self.things = truths.things_of(classes, "fcis")
         self.encoder = encoders.build(encoder, paper="resnet101", output_stride=STRIDE)
         self.last = self.encoder.at(STRIDE)
         before = self.encoder.channels[self.last - 1]

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, sigmoid_focal_loss
 
 from pipelines.data.prediction import Instances, Prediction
-from pipelines.errors import ConfigError
 from pipelines.models import results
 from pipelines.models.blocks import resize
 from pipelines.models.contract import Classes, Outputs, PixelLoss, SegmentationModel
@@ -100,9 +99,7 @@ class GridModel(SegmentationModel):
 
     def __init__(self, *, classes: Classes, grids: Sequence[int], scale: float):
         super().__init__()
-        if not classes.things:
-            raise ConfigError(f"model.name: {type(self).__name__} finds things, and the dataset has stuff classes only")
-        self.things = classes.things
+        self.things = truths.things_of(classes, type(self).__name__.lower())
         self.grids = tuple(grids)
         self.sizes = [(scale * least, scale * most) for least, most in SIZES]
         self.cells = [grid * grid for grid in self.grids]

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.data.prediction import Instances, Prediction
-from pipelines.errors import ConfigError
 from pipelines.models import encoders, results
 from pipelines.models.contract import Classes, Outputs, PixelLoss, SegmentationModel
 from pipelines.models.fpn import FPN
@@ -45,9 +44,7 @@ class PolarMask(SegmentationModel):
     ):
         super().__init__()
         channels = channels or 256
-        if not classes.things:
-            raise ConfigError("model.name: polarmask finds things, and the dataset has stuff classes only")
-        self.things = classes.things
+        self.things = truths.things_of(classes, "polarmask")
         self.encoder = encoders.build(encoder, paper="resnet50")
         self.fpn = FPN(self.encoder, fcos.STRIDES, channels)
         self.head = fcos.Head(channels, len(classes.things), distances=RAYS)

@@ -13,8 +13,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops.misc import Conv2dNormActivation
 
-from pipelines.errors import ConfigError
-from pipelines.models.contract import Classes, Outputs
+from pipelines.models.contract import Outputs
 from pipelines.models.instance import regions, truths
 from pipelines.targets import InstanceTargets
 
@@ -96,14 +95,8 @@ class ProposalNetwork(RegionProposalNetwork):
         return dict(zip(("rpn_objectness", "rpn_box"), losses, strict=True))
 
 
-def things_of(classes: Classes, name: str) -> tuple[int, ...]:
-    """torchvision's label k is the k-th of these, and 0 is the background."""
-    if not classes.things:
-        raise ConfigError(f"model.name: {name} finds things, and the dataset has stuff classes only")
-    return classes.things
-
-
 def truth_of(targets: InstanceTargets, things: tuple[int, ...]) -> Truth:
+    """torchvision's label k is the k-th of the things, and 0 is the background."""
     truth = truths.of(targets, things)
     return {
         "boxes": truth.boxes,

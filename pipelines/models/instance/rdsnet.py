@@ -27,7 +27,6 @@ from torchvision.ops import batched_nms, box_area, clip_boxes_to_image, sigmoid_
 from torchvision.ops.misc import Conv2dNormActivation
 
 from pipelines.data.prediction import Instances, Prediction
-from pipelines.errors import ConfigError
 from pipelines.models import encoders, results
 from pipelines.models.contract import Classes, Outputs, PixelLoss, SegmentationModel
 from pipelines.models.fpn import FPN
@@ -101,9 +100,7 @@ class RDSNet(SegmentationModel):
     ):
         super().__init__()
         channels = channels or 256
-        if not classes.things:
-            raise ConfigError("model.name: rdsnet finds things, and the dataset has stuff classes only")
-        self.things = classes.things
+        self.things = truths.things_of(classes, "rdsnet")
         self.encoder = encoders.build(encoder, paper="resnet101")
         self.fpn = FPN(self.encoder, STRIDES, channels)
         self.classify = tower(channels, len(classes.things))

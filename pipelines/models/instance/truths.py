@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipelines.errors import ConfigError
+from pipelines.models.contract import Classes
 from pipelines.targets import InstanceTargets
 
 
@@ -23,6 +25,12 @@ class Truth:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def things_of(classes: Classes, model: str) -> tuple[int, ...]:
+    if not classes.things:
+        raise ConfigError(f"model.name: {model} finds things, and the dataset has stuff classes only")
+    return classes.things
 
 
 def of(targets: InstanceTargets, things: tuple[int, ...]) -> Truth:

@@ -16,8 +16,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from pipelines.data.prediction import Instances, Prediction
 from pipelines.models import encoders, results
 from pipelines.models.contract import Classes, Outputs, PixelLoss, SegmentationModel
-from pipelines.models.instance import published, regions
-from pipelines.models.instance.proposals import ProposalNetwork, Truth, nothing, outside_crowds, things_of, truth_of
+from pipelines.models.instance import published, regions, truths
+from pipelines.models.instance.proposals import ProposalNetwork, Truth, nothing, outside_crowds, truth_of
 from pipelines.targets import Targets
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
@@ -63,7 +63,7 @@ class TwoStage(SegmentationModel):
 
     def __init__(self, name: str, *, classes: Classes, encoder: encoders.Choice, channels: int, smallest_anchor: int):
         super().__init__()
-        self.things = things_of(classes, name)
+        self.things = truths.things_of(classes, name)
         self.encoder = encoders.build(published.for_encoder(encoder), paper="resnet50")
         self.levels = [self.encoder.at(STRIDES[name]) for name in POOLED]
         self.fpn = FeaturePyramidNetwork([self.encoder.channels[i] for i in self.levels], channels, LastLevelMaxPool())

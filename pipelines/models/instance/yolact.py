@@ -25,7 +25,6 @@ from torchvision.ops import box_area, clip_boxes_to_image
 
 from pipelines.data.prediction import Instances, Prediction
 from pipelines.data.schema import IGNORE
-from pipelines.errors import ConfigError
 from pipelines.models import encoders, results
 from pipelines.models.contract import Classes, Outputs, PixelLoss, SegmentationModel
 from pipelines.models.fpn import FPN
@@ -91,9 +90,7 @@ class YOLACT(SegmentationModel):
     ):
         super().__init__()
         channels = channels or 256
-        if not classes.things:
-            raise ConfigError("model.name: yolact finds things, and the dataset has stuff classes only")
-        self.things = classes.things
+        self.things = truths.things_of(classes, "yolact")
         self.encoder = encoders.build(encoder, paper="resnet101")
         self.fpn = FPN(self.encoder, STRIDES, channels)
         self.protonet = Protonet(channels)

@@ -122,9 +122,7 @@ class Mask2Former(MaskClassifier):
 
 class Mask2FormerInstance(MaskClassifier):
     def learned(self, classes: Classes) -> tuple[int, ...]:
-        if not classes.things:
-            raise ConfigError("model.name: mask2former_instance finds things, and the dataset has stuff classes only")
-        return classes.things
+        return truths.things_of(classes, "mask2former_instance")
 
     def truth(self, targets: Targets, i: int) -> Segments:
         things = truths.of(targets.instances[i], self.classes.things)

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torchvision.ops import DeformConv2d, roi_align
 
 from pipelines.data.prediction import Instances, Prediction
-from pipelines.errors import ConfigError
 from pipelines.models import encoders
 from pipelines.models.blocks import resize
 from pipelines.models.contract import Classes, Outputs, PixelLoss, SegmentationModel
@@ -94,11 +93,7 @@ class UPSNet(SegmentationModel):
     ):
         super().__init__()
         channels = channels or 256
-        if not classes.things:
-            raise ConfigError(
-                "model.name: upsnet finds things, and the dataset has stuff classes only",
-                do="set task: semantic, and a model of it",
-            )
+        truths.things_of(classes, "upsnet")
         self.classes = classes
         self.min_score, self.max_overlap, self.min_stuff = min_score, max_overlap, min_stuff
         self.mask_rcnn = MaskRCNN(classes=classes, encoder=encoder, channels=channels)
