@@ -6,8 +6,9 @@ Semantic ones eight of CamVid, instance ones four of the nuclei (BBBC038, stage1
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,8 +44,8 @@ SIDE = 128  # of the nuclei's
 @dataclass(frozen=True)
 class Recipe:
     """`pixels`: of CamVid's images that become the 64 x 96 of the test, and `side`: of the nuclei's that become its
-    128 x 128. Fewer where a network's output is coarse: what is smaller than a cell of its output it cannot draw, however
-    well it remembers."""
+    128 x 128. Fewer where a network's output is coarse: what is smaller than a cell of its output it cannot draw,
+    however well it remembers."""
 
     encoder: str = "test_resnet"
     channels: int | None = 64
@@ -52,6 +53,7 @@ class Recipe:
     steps: int = 400
     pixels: tuple[int, int] = (16, 24)
     side: int = 128
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 RECIPES = {
@@ -62,10 +64,13 @@ RECIPES = {
     "unetplusplus": Recipe(channels=128, pixels=(32, 48)),
     "segnet": Recipe(encoder="paper", channels=16, rate=5e-3, pixels=(32, 48)),
     "deeplabv1": Recipe(channels=128, pixels=(8, 12)),
-    "ddrnet23_slim": Recipe(encoder="paper", channels=32),
+    "ddrnet23_slim": Recipe(encoder="paper", channels=32, pixels=(8, 12)),
     "lraspp": Recipe(encoder="paper", channels=None, pixels=(8, 12)),
     "bisenet": Recipe(pixels=(8, 12)),
-    "fcis": Recipe(side=64),
+    "pspnet": Recipe(pixels=(8, 12)),
+    "deeplabv2": Recipe(pixels=(8, 12)),
+    "deeplabv3": Recipe(pixels=(8, 12), options={"output_stride": 8}),
+    "fcis": Recipe(side=64, steps=800),
     "blendmask": Recipe(side=64),
     "polarmask": Recipe(side=64),
     "rdsnet": Recipe(rate=1e-3),
@@ -98,7 +103,7 @@ class Task:
 def memorise(name: str, task: Task, recipe: Recipe, *, enough: float) -> list[float]:
     """The score after every 50 steps, until it is enough."""
     torch.manual_seed(0)
-    options = PARAMS["model"].get(name, {})
+    options = {**PARAMS["model"].get(name, {}), **recipe.options}
     model: SegmentationModel = MODELS[name].build(
         classes=task.classes, encoder=Choice(recipe.encoder), channels=recipe.channels, **options
     )
