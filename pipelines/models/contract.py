@@ -57,7 +57,8 @@ class SegmentationModel(nn.Module):
         raise NotImplementedError
 
     def losses(self, outputs: Outputs, targets: Targets, pixel_loss: PixelLoss) -> dict[str, Tensor]:
-        """Named float32 scalars, unweighted, finite also for an image without anything to learn from."""
+        """Named float32 scalars, balanced as in the paper where `loss.terms` is 1, finite also for an image without
+        anything to learn from."""
         raise NotImplementedError
 
     def predict(self, outputs: Outputs, sizes: list[tuple[int, int]]) -> list[Prediction]:
