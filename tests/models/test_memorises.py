@@ -73,6 +73,8 @@ RECIPES = {
     "fcis": Recipe(side=64, steps=800),
     "blendmask": Recipe(side=64),
     "polarmask": Recipe(side=64),
+    "solo": Recipe(side=64),
+    "solov2": Recipe(side=64),
     "rdsnet": Recipe(rate=1e-3),
     "mask2former": Recipe(rate=5e-4),
     "mask2former_instance": Recipe(rate=5e-4),
