@@ -79,6 +79,7 @@ def _time(model: SegmentationModel, image: Tensor) -> float:
 
 
 def _operations(model: SegmentationModel, image: Tensor) -> int:
+    model.requires_grad_(False)  # the counter follows what wants a gradient, which nothing has in inference mode
     with FlopCounterMode(display=False) as counter:
         _ask(model, image)
     return int(counter.get_total_flops())
