@@ -1,5 +1,6 @@
 """What several tests share: a tiny dataset, small parameters, one Ray for all who need it."""
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ import pytest
 from hypothesis import settings
 
 from pipelines import config, environment
+
+# A shell starts what runs in the background with SIGINT ignored, and processes of the tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.s3", "tests.scenes"]
 environment.prepare()  # before any test imports numpy, torch, Ray or MLflow
