@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-PIECE = 512
+PIECE = 512  # places: eight times a whole number
 
 
 def changes(flat: np.ndarray) -> np.ndarray:
@@ -16,7 +16,8 @@ def changes(flat: np.ndarray) -> np.ndarray:
 
 
 def changes_of_sparse(flat: np.ndarray) -> np.ndarray:
-    """`changes` of bool[n] that is mostly False: where PIECE places in a row are, nothing more is looked at."""
+    """`changes` of bool[n] that is mostly False, in any order: where PIECE places in a row are, nothing more is looked
+    at."""
     whole = flat.size // PIECE
     pieces = flat[: whole * PIECE].reshape(whole, PIECE)
     looked = np.append(pieces.view(np.uint64).any(axis=1), True)  # the last is the rest, whatever it holds
@@ -27,9 +28,7 @@ def changes_of_sparse(flat: np.ndarray) -> np.ndarray:
     bounds = PIECE * (1 + np.flatnonzero(looked[1:] | looked[:-1]))
     bounds = bounds[bounds < flat.size]
     bounds = bounds[flat[bounds] != flat[bounds - 1]]
-    found = np.concatenate([some[inside] * PIECE + place + 1, rest, bounds])
-    found.sort()
-    return found
+    return np.concatenate([some[inside] * PIECE + place + 1, rest, bounds])
 
 
 def expand(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -49,9 +48,7 @@ def of_masks(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     seams = np.arange(pixels, n * pixels, pixels)
     seams = seams[flat[seams] & flat[seams - 1]]
     ends = np.flatnonzero([flat[0], flat[-1]]) * flat.size
-    edges = np.concatenate([changes_of_sparse(flat), seams, seams, ends])
-    if seams.size or ends.size:
-        edges.sort()
+    edges = np.sort(np.concatenate([changes_of_sparse(flat), seams, seams, ends]))
     start, end = edges[::2], edges[1::2]
     mask = start // pixels
     return mask, start - mask * pixels, end - mask * pixels
