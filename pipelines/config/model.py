@@ -8,12 +8,17 @@ from pipelines.config.fields import Above0, Count, Fraction, Positive, Section, 
 
 # Names of the tables that live beside torch, here so that a wrong one is refused without importing it; a test holds
 # both sides equal.
+
+# Without weights: a few numbers are fitted on the training split, and no gradient is taken.
+ClassicalName = Literal[
+    "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
+    "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
+]  # fmt: skip
 SemanticName = Literal[
     "fcn32s", "fcn16s", "fcn8s", "unet", "unetplusplus", "segnet", "pspnet",
     "deeplabv1", "deeplabv2", "deeplabv3", "deeplabv3plus", "bisenet", "ddrnet23_slim", "lraspp", "segformer",
     "mask2former_semantic",
-    "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
-    "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
+    ClassicalName,
 ]  # fmt: skip
 InstanceName = Literal[
     "faster_rcnn", "mask_rcnn", "pointrend", "fcis", "yolact", "rdsnet", "polarmask", "blendmask", "solo", "solov2",
@@ -21,11 +26,7 @@ InstanceName = Literal[
 ]  # fmt: skip
 PanopticName = Literal["panoptic_deeplab", "panoptic_fpn", "upsnet", "mask2former"]
 ModelName = Literal[SemanticName, InstanceName, PanopticName]
-# Without weights: a few numbers are fitted on the training split, and no gradient is taken.
-CLASSICAL: tuple[ModelName, ...] = (
-    "threshold", "local_threshold", "histogram", "region_growing", "kmeans", "mean_shift", "watershed",
-    "active_contour", "grabcut", "normalized_cut", "markov_random_field", "superpixels",
-)  # fmt: skip
+CLASSICAL: tuple[ModelName, ...] = get_args(ClassicalName)
 # Of the semantic ones: no score of each pixel's class, in training, that a CRF could refine.
 WITHOUT_SCORES: tuple[ModelName, ...] = (*CLASSICAL, "mask2former_semantic")
 MODEL_TASKS: dict[str, Task] = {
