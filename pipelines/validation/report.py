@@ -87,31 +87,28 @@ def _side_label(k: int) -> str:
 
 def page(tables: Tables, outcomes: Sequence[Outcome], balance: Mapping[str, Any], folder: Path) -> str:
     """The report for people; `balance` is balance.json's, the pictures come from the shards in `folder`."""
+    template = templates.beside(__file__).get_template("report.html.jinja")
     gallery = Gallery(folder)
     row_of = {id: row for row, id in enumerate(tables.images["id"])}
-    return (
-        templates.beside(__file__)
-        .get_template("report.html.jinja")
-        .render(
-            manifest=tables.manifest,
-            outcomes=outcomes,
-            findings=[(o, list(_pictures(o, gallery, row_of))) for o in [*faults(outcomes), *warnings(outcomes)]],
-            faults=len(faults(outcomes)),
-            warnings=len(warnings(outcomes)),
-            leakage=[o for o in outcomes if o.name.startswith("leakage.")],
-            splits=tables.splits.to_dict(orient="records"),
-            classes=_shares(tables),
-            balance=balance,
-            repeated=sum(row["images"] for row in balance["repeats"]["images_by_factor"] if row["factor"] > 1),
-            intake=tables.intake,
-            items=tables.intake.findings[:ITEMS],
-            image_sizes=_images_by_size(tables.images),
-            object_sides=_objects_by_side(tables.segments),
-            samples=[(split, _samples(tables.images, split, gallery)) for split in SPLITS],
-            tiles=_tiles(tables),
-            held=tables.splits.loc[tables.splits["images"] > 0, "split"].tolist(),
-            undeclared=UNDECLARED if tables.images["undeclared"].notna().any() else None,
-        )
+    return template.render(
+        manifest=tables.manifest,
+        outcomes=outcomes,
+        findings=[(o, list(_pictures(o, gallery, row_of))) for o in [*faults(outcomes), *warnings(outcomes)]],
+        faults=len(faults(outcomes)),
+        warnings=len(warnings(outcomes)),
+        leakage=[o for o in outcomes if o.name.startswith("leakage.")],
+        splits=tables.splits.to_dict(orient="records"),
+        classes=_shares(tables),
+        balance=balance,
+        repeated=sum(row["images"] for row in balance["repeats"]["images_by_factor"] if row["factor"] > 1),
+        intake=tables.intake,
+        items=tables.intake.findings[:ITEMS],
+        image_sizes=_images_by_size(tables.images),
+        object_sides=_objects_by_side(tables.segments),
+        samples=[(split, _samples(tables.images, split, gallery)) for split in SPLITS],
+        tiles=_tiles(tables),
+        held=tables.splits.loc[tables.splits["images"] > 0, "split"].tolist(),
+        undeclared=UNDECLARED if tables.images["undeclared"].notna().any() else None,
     )
 
 
