@@ -100,7 +100,7 @@ class BlendMask(SegmentationModel):
         masks = blend(crop(image["bases"], found.boxes), image["attention"][found.points]).sigmoid()
         return results.instances(
             regions.paste(masks.cpu(), found.boxes.cpu(), *size),
-            torch.tensor(self.things)[found.labels.cpu()],
+            truths.ids_of(found.labels.cpu(), self.things),
             found.scores.cpu(),
             found.boxes.cpu(),
         )

@@ -128,9 +128,8 @@ class FCIS(SegmentationModel):
         masks = torch.cat([masks, masks_again]).sigmoid()
         kept, labels = detections(boxes, scores)
         cells = vote(kept, labels, boxes, scores, masks)
-        ids = torch.tensor(self.things, device=labels.device)[labels]
         pasted = regions.paste(cells, boxes[kept], *size)
-        return results.instances(pasted, ids, scores[kept, labels], boxes[kept])
+        return results.instances(pasted, truths.ids_of(labels, self.things), scores[kept, labels], boxes[kept])
 
     def _assemble(self, outputs: Outputs, boxes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits[n, 1 + things], mask logits[n, things, 21, 21] and box deltas[n, 4] of all regions."""

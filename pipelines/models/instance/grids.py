@@ -167,8 +167,7 @@ class GridModel(SegmentationModel):
         kept = kept[best > MIN_UPDATED]
         height, width = probabilities.shape[-2:]
         full = resize(probabilities[kept, None], (FINEST * height, FINEST * width))[:, 0]
-        things = torch.tensor(self.things, device=labels.device)
-        return results.instances(cut(full, size, 1) > 0.5, things[labels[kept]], updated[kept])
+        return results.instances(cut(full, size, 1) > 0.5, truths.ids_of(labels[kept], self.things), updated[kept])
 
     def _masks_of_cells(self, outputs: Outputs, image: int, cells: Tensor) -> Tensor:
         """Of all levels at the size of the first, in the order of the cells, which ascend."""

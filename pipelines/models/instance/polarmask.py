@@ -78,7 +78,7 @@ class PolarMask(SegmentationModel):
         outlines = image["points"][:, None, :2] + rays[..., None] * directions(rays.device)
         found = fcos.detect(image, torch.cat([outlines.amin(dim=1), outlines.amax(dim=1)], dim=1), size)
         masks = fill(image["points"][found.points, :2], rays[found.points], found.boxes, *size)
-        return results.instances(masks, torch.tensor(self.things, device=rays.device)[found.labels], found.scores)
+        return results.instances(masks, truths.ids_of(found.labels, self.things), found.scores)
 
 
 def directions(device: torch.device) -> Tensor:

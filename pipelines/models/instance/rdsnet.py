@@ -180,7 +180,7 @@ class RDSNet(SegmentationModel):
         masks = prototypes.paint(logits, prototypes.grown(boxes, USED_MARGIN, 1), CELL, size, threshold)
         shown = logits.sigmoid() * self._near(boxes, logits, USED_MARGIN)
         refined = self.boundaries.refine(*boundary_refinement.profiles(shown, CELL, size), boxes)
-        return results.instances(masks, torch.tensor(self.things, device=labels.device)[labels], scores, refined)
+        return results.instances(masks, truths.ids_of(labels, self.things), scores, refined)
 
     def _correlate(self, outputs: Outputs, rows: Tensor) -> Tensor:
         """Mask logits[n, h, w]. The softmax of two correlations is the sigmoid of their difference, and that is the

@@ -29,8 +29,16 @@ class Truth:
 
 def things_of(classes: Classes, model: str) -> tuple[int, ...]:
     if not classes.things:
-        raise ConfigError(f"model.name: {model} finds things, and the dataset has stuff classes only")
+        raise ConfigError(
+            f"model.name: {model} finds things, and the dataset has stuff classes only",
+            do="set task: semantic, and a model of it",
+        )
     return classes.things
+
+
+def ids_of(labels: Tensor, things: tuple[int, ...]) -> Tensor:
+    """Positions in the model's list of things -> class ids."""
+    return torch.tensor(things, device=labels.device)[labels]
 
 
 def of(targets: InstanceTargets, things: tuple[int, ...]) -> Truth:

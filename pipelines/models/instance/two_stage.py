@@ -122,7 +122,7 @@ class TwoStage(SegmentationModel):
         found = self.roi.postprocess_detections(logits, deltas, proposals, [size])
         boxes, scores, labels = (parts[0] for parts in found)
         masks = self.draw(outputs, boxes, labels, size)
-        return results.instances(masks, torch.tensor(self.things, device=labels.device)[labels - 1], scores, boxes)
+        return results.instances(masks, truths.ids_of(labels - 1, self.things), scores, boxes)
 
     def _anchors(self, outputs: Outputs) -> list[Tensor]:
         return self.rpn.anchors([outputs[name] for name in STRIDES])

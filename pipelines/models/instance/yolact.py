@@ -148,7 +148,7 @@ class YOLACT(SegmentationModel):
         rows, labels, scores = fast_nms(boxes, scores, iou=0.5, score=0.05, per_class=200, total=200)
         logits = torch.einsum("nk,khw->nhw", outputs["coefficients"][rows], outputs["prototypes"])
         masks = prototypes.paint(logits, boxes[rows], CELL, size)
-        return results.instances(masks, torch.tensor(self.things, device=labels.device)[labels], scores, boxes[rows])
+        return results.instances(masks, truths.ids_of(labels, self.things), scores, boxes[rows])
 
     def _anchors(self, outputs: Outputs) -> Tensor:
         height, width = outputs["prototypes"].shape[-2:]
