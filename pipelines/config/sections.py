@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from pipelines.config.fields import Count, Fraction, Positive, Section, Weight, short
+from pipelines.config.fields import Above0, Count, Fraction, Positive, Section, Weight, short
 from pipelines.config.model import CRF
 
 FormatName = Literal[
@@ -136,30 +136,75 @@ class Augment(Section):
         return scale
 
 
+class Validation(Section):
+    """Of a model that is being trained, on the validation split."""
+
+    every: Positive
+    beside: bool
+
+
+class Guards(Section):
+    """What ends a run, or rolls it back, before it learns from numbers that are none."""
+
+    spike: Weight
+    rollbacks: Count
+    hang_seconds: Above0
+
+
 class Train(Section):
     epochs: Positive
     batch_size: Positive
+    accumulate: Positive
     workers: Positive
+    min_workers: Positive
     loader_workers: Count
     device: Literal["auto", "cpu", "cuda"]
+    parallel: Literal["ddp", "fsdp"]
     precision: Literal["float32", "bfloat16"]
+    compile: bool
+    sync_batch_norm: bool
     optimizer: Literal["adamw", "sgd"]
     learning_rate: Annotated[float, Field(gt=0, le=100)]
+    scaling: Literal["none", "linear", "sqrt"]
+    reference_batch: Positive
+    encoder_rate: Weight
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
     weight_decay: Weight
-    schedule: Literal["poly", "cosine", "constant"]
+    schedule: Literal["poly", "cosine", "one_cycle", "constant"]
     warmup: Fraction
     clip_norm: Weight
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    patience: Count
     sampling: Literal["uniform", "repeat_factor"]
+    validation: Validation
+    checkpoint_minutes: Above0
+    guards: Guards
     max_failures: Count
     augment: Augment
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of all workers together for one update: each is normalised on its own, so that what is
+        learned does not depend on how many workers share them."""
+        return self.workers * self.accumulate
 
     @field_validator("workers")
     @classmethod
     def _divides_the_batch(cls, workers: int, info: ValidationInfo) -> int:
-        batch = info.data.get("batch_size", 0)
-        if batch % workers:
-            raise ValueError(f"train.batch_size {batch} is not a multiple of {workers} workers: change one of them")
+        batch, accumulate = info.data.get("batch_size", 0), info.data.get("accumulate", 1)
+        if batch % (workers * accumulate):
+            times = f" x train.accumulate {accumulate}" if accumulate > 1 else ""
+            raise ValueError(
+                f"train.batch_size {batch} is not a multiple of {workers} workers{times}: change one of them"
+            )
         return workers
+
+    @field_validator("min_workers")
+    @classmethod
+    def _of_the_workers(cls, least: int, info: ValidationInfo) -> int:
+        if least > info.data.get("workers", least):
+            raise ValueError(f"{least} is more than train.workers {info.data['workers']}: change one of them")
+        return least
 
 
 class Inference(Section):
