@@ -30,7 +30,7 @@ class TrainingSamples:
 
 
 class TrainingLoader:
-    """Batches of one epoch, each time it is iterated over: in the order of `batches`, whoever makes them.
+    """The passes of one epoch, each time it is iterated over: in the order of `batches`, whoever makes them.
 
     Workers start with the first epoch, and stay until `close` or the end of the object.
     """
@@ -38,19 +38,20 @@ class TrainingLoader:
     def __init__(self, samples: TrainingSamples, batches: GlobalBatches, *, stride: int, workers: int, seconds: float):
         self.samples, self.batches, self.workers, self.seconds = samples, batches, workers, seconds
         height, width = (-(-side // stride) * stride for side in samples.augment.crop)
-        share = batches.batch_size // batches.world
         border = samples.augment.border is not None
-        self.slots = Slots(max(1, AHEAD * workers), batch=share, height=height, width=width, border=border)
+        self.slots = Slots(max(1, AHEAD * workers), batch=batches.share, height=height, width=width, border=border)
         self.pin = torch.cuda.is_available()
         self._processes: Workers | None = None
         self._given: deque[tuple[int, int]] = deque()  # (number, slot) of what workers have, in order
         self._number = self._turn = 0
 
-    def __len__(self) -> int:
-        return len(self.batches)
-
     def __iter__(self) -> Iterator[Batch]:
-        return self._from_workers() if self.workers else self._from_here()
+        return self.starting(0)
+
+    def starting(self, batch: int) -> Iterator[Batch]:
+        """The epoch from its global batch number `batch` on; those before are not loaded."""
+        keys = self.batches.starting(batch)
+        return self._from_workers(keys) if self.workers else self._from_here(keys)
 
     def close(self) -> None:
         if self._processes is not None:
@@ -58,13 +59,13 @@ class TrainingLoader:
         self._processes = None
         self._given.clear()
 
-    def _from_here(self) -> Iterator[Batch]:
+    def _from_here(self, keys: Iterator[list[tuple[int, int]]]) -> Iterator[Batch]:
         slot = self.slots[0]
-        for keys in self.batches:
-            slot.indices[:] = [index for _, index in keys]
-            yield slot.batch(slot.fill(keys[0][0], self.samples), pin=self.pin)
+        for part in keys:
+            slot.indices[:] = [index for _, index in part]
+            yield slot.batch(slot.fill(part[0][0], self.samples), pin=self.pin)
 
-    def _from_workers(self) -> Iterator[Batch]:
+    def _from_workers(self, keys: Iterator[list[tuple[int, int]]]) -> Iterator[Batch]:
         if self._processes is None:
             self._processes = Workers(
                 self.samples, self.slots, images=self.batches.samples, count=self.workers, seconds=self.seconds
@@ -73,7 +74,7 @@ class TrainingLoader:
             self._processes.take(self._given.popleft()[0])
         self._turn += 1
         turn = self._turn
-        keys, free = iter(self.batches), list(range(self.slots.count))
+        free = list(range(self.slots.count))
         self._give(keys, free)
         while self._given:
             number, slot = self._given.popleft()

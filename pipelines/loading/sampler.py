@@ -12,7 +12,10 @@ AHEAD = 1 << 13  # samples whose places are worked out at once
 
 
 class GlobalBatches:
-    """Batches of (epoch, index) for one worker; 1, 2 or 8 workers together see the same global batches.
+    """Lists of (epoch, index) for one worker; 1, 2 or 8 workers together see the same global batches.
+
+    A batch is seen in `passes` parts of one size, which are the same however many workers share them; each worker has
+    every `world`-th of them, in order.
 
     The last, incomplete batch of an epoch is left out (another one each epoch, since the order changes); a dataset
     smaller than one batch is repeated to fill it.
@@ -29,17 +32,27 @@ class GlobalBatches:
         seed: int,
         rank: int = 0,
         world: int = 1,
+        passes: int | None = None,
         factors: np.ndarray | None = None,
     ):
-        if batch_size % world:
-            raise ValueError(f"a global batch of {batch_size} cannot be shared by {world} workers")
+        self.passes = world if passes is None else passes
+        if batch_size % self.passes or self.passes % world:
+            raise ValueError(
+                f"a global batch of {batch_size} cannot be seen in {self.passes} passes that {world} workers share"
+            )
         if not samples:
             raise DataError("the training split has no images", do="set dataset.splits so that it has some")
         self.samples, self.batch_size, self.seed, self.rank, self.world = samples, batch_size, seed, rank, world
         self.repeats = None if factors is None else Repeats(factors, seed=seed)
         self.epoch = 0
 
+    @property
+    def share(self) -> int:
+        """Samples of one pass."""
+        return self.batch_size // self.passes
+
     def __len__(self) -> int:
+        """Global batches of an epoch."""
         images = self.samples if self.repeats is None else self.repeats.expected
         return max(1, images // self.batch_size)
 
@@ -53,7 +66,8 @@ class GlobalBatches:
         at_once = max(1, AHEAD * self.world // self.batch_size)
         for first in range(batch, len(self), at_once):
             numbers = np.arange(first, min(first + at_once, len(self)))
-            places = numbers[:, None] * self.batch_size + np.arange(self.rank, self.batch_size, self.world)
+            parts = np.arange(self.rank, self.passes, self.world)[:, None] + np.arange(0, self.batch_size, self.passes)
+            places = (numbers[:, None, None] * self.batch_size + parts).reshape(-1, self.share)
             drawn = permutation(places.ravel() % permutation.samples)
             indices = drawn if ends is None else self._copies(drawn, ends)
             for row in indices.reshape(places.shape).tolist():

@@ -39,6 +39,26 @@ def test_one_two_and_four_workers_see_the_same_global_batches(sizes):
     assert together(samples, batch_size, 4, number, seed) == alone
 
 
+@given(SIZES, st.integers(0, 3))
+def test_the_passes_over_a_batch_are_the_same_whoever_makes_them(sizes, start):
+    samples, batch_size, number, seed = sizes
+
+    def passes(world: int) -> list[list[tuple[int, int]]]:
+        """Of an epoch from a batch on, in the order in which the ranks make them together."""
+        ranks = []
+        for rank in range(world):
+            sampler = GlobalBatches(samples, batch_size=batch_size, seed=seed, rank=rank, world=world, passes=4)
+            sampler.epoch = number
+            ranks.append(list(sampler.starting(min(start, len(sampler)))))
+        return list(chain.from_iterable(zip(*ranks, strict=True)))
+
+    alone = passes(1)
+    assert {len(each) for each in alone} <= {batch_size // 4}
+    assert passes(2) == passes(4) == alone
+    batches = [sorted(chain.from_iterable(alone[i : i + 4])) for i in range(0, len(alone), 4)]
+    assert batches == [sorted(b) for b in together(samples, batch_size, 1, number, seed)[start:]]
+
+
 @given(SIZES)
 def test_an_epoch_holds_each_sample_once_except_the_rest(sizes):
     samples, batch_size, number, seed = sizes
@@ -78,7 +98,7 @@ def test_an_order_does_not_depend_on_the_epochs_before():
 
 
 def test_what_cannot_be_cut_is_refused():
-    with pytest.raises(ValueError, match="a global batch of 6 cannot be shared by 4 workers"):
+    with pytest.raises(ValueError, match="a global batch of 6 cannot be seen in 4 passes that 4 workers share"):
         GlobalBatches(10, batch_size=6, seed=0, world=4)
 
 
