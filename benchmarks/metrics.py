@@ -23,11 +23,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from pipelines.data import rle, runs
-from pipelines.data.prediction import Instances, Panoptic
+from pipelines.data import panoptic, rle
+from pipelines.data.prediction import Instances, Panoptic, PanopticRuns
 from pipelines.data.schema import Segment
 from pipelines.metrics.instance import InstanceMetrics
 from pipelines.metrics.panoptic import PanopticMetrics
@@ -195,7 +196,7 @@ def compact(ids: np.ndarray, labels: np.ndarray, crowds: np.ndarray) -> Panoptic
     return Panoptic(ids=rows[ids], labels=labels[left - 1], iscrowd=crowds[left - 1])
 
 
-def ours_pq(pairs: Sequence[tuple[Panoptic, Panoptic]]) -> list[float]:
+def ours_pq(pairs: Sequence[tuple[Panoptic, Panoptic] | tuple[PanopticRuns, PanopticRuns]]) -> list[float]:
     metrics = PanopticMetrics([str(c) for c in range(CLASSES)], things=range(4))
     for truth, found in pairs:
         metrics.update(truth, found)
@@ -204,12 +205,12 @@ def ours_pq(pairs: Sequence[tuple[Panoptic, Panoptic]]) -> list[float]:
 
 
 def write_png(folder: Path, name: str, one: Panoptic) -> dict[str, Any]:
-    """As COCO publishes it: colours without an order."""
+    """As COCO publishes it: colours without an order, compressed by Pillow."""
     colors = (1 + np.arange(len(one.labels)) * 7_654_321) % (1 << 24)
     painted = np.append(0, colors)[one.ids]
-    bgr = np.stack([painted >> 16, painted >> 8 & 255, painted & 255], axis=-1).astype(np.uint8)
     folder.mkdir(exist_ok=True)
-    cv2.imwrite(str(folder / name), bgr)
+    rgb = np.stack([painted & 255, painted >> 8 & 255, painted >> 16], axis=-1).astype(np.uint8)
+    Image.fromarray(rgb).save(folder / name)
     about = zip(colors.tolist(), one.labels.tolist(), one.iscrowd.tolist(), strict=True)
     areas = np.bincount(one.ids.ravel(), minlength=len(colors) + 1)[1:].tolist()
     segments = [
@@ -219,15 +220,9 @@ def write_png(folder: Path, name: str, one: Panoptic) -> dict[str, Any]:
     return {"image_id": name, "file_name": name, "segments_info": segments}
 
 
-def read_png(folder: Path, about: Mapping[str, Any]) -> Panoptic:
-    segments = about["segments_info"]
-    rgba = cv2.cvtColor(cv2.imread(str(folder / about["file_name"])), cv2.COLOR_BGR2RGBA)
-    ids, _ = runs.places(rgba.view("<u4")[..., 0] & 0xFFFFFF, [s["id"] for s in segments])
-    return Panoptic(
-        ids=ids.astype(np.int32),
-        labels=np.array([s["category_id"] for s in segments], np.int64),
-        iscrowd=np.array([s["iscrowd"] for s in segments], bool),
-    )
+def read_png(folder: Path, about: Mapping[str, Any]) -> PanopticRuns:
+    segments = [(s["id"], s["category_id"], bool(s["iscrowd"])) for s in about["segments_info"]]
+    return panoptic.painted(cv2.imread(str(folder / about["file_name"])), segments)
 
 
 def compare_pq_files(checkout: Path, rounds: int, count: int = 20) -> None:

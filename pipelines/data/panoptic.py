@@ -1,9 +1,13 @@
-"""The panoptic view of a record: stuff from the semantic map, things from the segments, the rest void."""
+"""The panoptic view of a record: stuff from the semantic map, things from the segments, the rest void. And that of
+COCO's panoptic PNG, of which each segment is painted in a colour of its own."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.data import rle
-from pipelines.data.prediction import Panoptic
+from pipelines.data import rle, runs
+from pipelines.data.faults import FaultError
+from pipelines.data.prediction import Panoptic, PanopticRuns
 from pipelines.data.schema import IGNORE, Record
 
 
@@ -23,3 +27,16 @@ def truth(record: Record, things: tuple[int, ...]) -> Panoptic:
     renumbered = np.zeros(len(labels) + 1, np.int32)
     renumbered[left] = np.arange(1, len(left) + 1)
     return Panoptic(ids=renumbered[ids], labels=labels[left - 1], iscrowd=crowds[left - 1])
+
+
+def painted(pixels: np.ndarray, segments: Sequence[tuple[int, int, bool]]) -> PanopticRuns:
+    """A panoptic PNG as OpenCV reads it, uint8[h, w, 3] in the order blue, green, red; `segments` are its
+    segments_info: (id, class id, is a crowd), where the id is R + 256 G + 256^2 B and 0 is void."""
+    start, colors = runs.of_pixels(pixels)
+    blue, green, red = colors.T.astype(np.int64)
+    ids, strange = runs.look_up(red + (green << 8) + (blue << 16), [identity for identity, _, _ in segments])
+    if strange:
+        raise FaultError("instance-label", f"ids {strange[:10]} are painted, and not in segments_info")
+    labels = np.array([category for _, category, _ in segments], np.int64)
+    crowds = np.array([iscrowd for _, _, iscrowd in segments], bool)
+    return PanopticRuns(shape=pixels.shape[:2], start=start, ids=ids, labels=labels, iscrowd=crowds)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.data import runs
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instances:
@@ -37,6 +39,31 @@ class Panoptic:
     def __post_init__(self) -> None:
         if self.labels.shape != self.iscrowd.shape or self.labels.ndim != 1:
             raise ValueError(f"{self.labels.shape} labels with {self.iscrowd.shape} crowd flags")
+        if self.ids.size and not 0 <= int(self.ids.min()) <= int(self.ids.max()) <= len(self.labels):
+            raise ValueError(f"segment ids {self.ids.min()}..{self.ids.max()} with {len(self.labels)} segments")
+
+    def runs(self) -> "PanopticRuns":
+        start, ids = runs.of_pixels(self.ids)
+        return PanopticRuns(shape=self.ids.shape, start=start, ids=ids, labels=self.labels, iscrowd=self.iscrowd)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PanopticRuns:
+    """A `Panoptic` by its runs of equal pixels in row-major order: what PQ is counted by, and all that is made of a
+    file of which nobody wants a map."""
+
+    shape: tuple[int, ...]  # h, w
+    start: np.ndarray  # int64[k]: rising, the first 0
+    ids: np.ndarray  # [k]: as in Panoptic
+    labels: np.ndarray
+    iscrowd: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.labels.shape != self.iscrowd.shape or self.start.shape != self.ids.shape:
+            raise ValueError(
+                f"{self.labels.shape} labels with {self.iscrowd.shape} crowd flags, {self.start.shape} runs with "
+                f"{self.ids.shape} ids"
+            )
         if self.ids.size and not 0 <= int(self.ids.min()) <= int(self.ids.max()) <= len(self.labels):
             raise ValueError(f"segment ids {self.ids.min()}..{self.ids.max()} with {len(self.labels)} segments")
 

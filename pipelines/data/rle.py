@@ -158,6 +158,14 @@ def box(counts: np.ndarray, height: int) -> tuple[int, int, int, int]:
     return (x, y, int(right[-1]) - x + 1, low - y + 1)
 
 
+def cropped(counts: np.ndarray, height: int) -> tuple[int, int, np.ndarray]:
+    """Run lengths -> the tight box's x and y, and what is in it as bool[h, w], without the mask."""
+    x, y, width, rows = box(counts, height)
+    ends = np.clip(np.cumsum(counts, dtype=np.int64) - x * height, 0, width * height)
+    inside = np.repeat(np.arange(counts.size) % 2 == 1, np.diff(ends, prepend=0))
+    return x, y, inside.reshape(width, height).T[y : y + rows]
+
+
 def _filling(counts: np.ndarray, height: int, width: int) -> np.ndarray:
     """Run lengths from outside, checked; those of length 0 within are left out."""
     pixels = height * width

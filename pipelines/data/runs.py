@@ -7,28 +7,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-PIECE = 512  # places: eight times a whole number
+WORD = 8  # places of a mask that are one number, the first its lowest byte
+ONE, LAST = np.uint64(8), np.uint64(56)  # bits of one place, and of all but one
 
 
 def changes(flat: np.ndarray) -> np.ndarray:
-    """[n] -> int64[k]: where a value differs from the one before it."""
-    return np.flatnonzero(flat[1:] != flat[:-1]) + 1
-
-
-def changes_of_sparse(flat: np.ndarray) -> np.ndarray:
-    """`changes` of bool[n] that is mostly False, in any order: where PIECE places in a row are, nothing more is looked
-    at."""
-    whole = flat.size // PIECE
-    pieces = flat[: whole * PIECE].reshape(whole, PIECE)
-    looked = np.append(pieces.view(np.uint64).any(axis=1), True)  # the last is the rest, whatever it holds
-    some = np.flatnonzero(looked[:-1])
-    inside, place = np.nonzero(pieces[some, 1:] != pieces[some, :-1])
-    rest = whole * PIECE + changes(flat[whole * PIECE :])
-    # Between two pieces: at the first place of one that is looked at, or behind the last of one before an empty one.
-    bounds = PIECE * (1 + np.flatnonzero(looked[1:] | looked[:-1]))
-    bounds = bounds[bounds < flat.size]
-    bounds = bounds[flat[bounds] != flat[bounds - 1]]
-    return np.concatenate([some[inside] * PIECE + place + 1, rest, bounds])
+    """Pixels [n] or, of several channels, [n, c] -> int64[k]: where one differs from the one before it."""
+    parts, channels = flat.reshape(-1), flat[:1].size or 1
+    differs = np.empty(parts.size + -parts.size % WORD, bool)
+    differs[:channels] = differs[parts.size :] = False
+    np.not_equal(parts[channels:], parts[:-channels], out=differs[channels : parts.size])
+    words = differs.view("<u8")
+    some = np.flatnonzero(words != 0)
+    found = _places(some, words.take(some)) // channels
+    once: np.ndarray = found[np.append(True, found[1:] != found[:-1])[: found.size]]  # of channels that differ, one
+    return once
 
 
 def expand(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,33 +32,69 @@ def expand(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def of_masks(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """bool[n, h, w] -> (mask, start, end) of all runs that are set, by mask; a run may go on into the next row."""
-    n, pixels = len(masks), masks.shape[1] * masks.shape[2]
-    if n * pixels == 0:
-        return (np.zeros(0, np.int64),) * 3
+    """bool[n, h, w] -> (mask, start, end) of all runs that are set, by mask; a run may go on into the next row.
+
+    Most of a mask is empty, and eight places are one number: those that are 0 are looked at once and no more.
+    """
+    pixels = masks.shape[1] * masks.shape[2]
     flat = np.ascontiguousarray(masks).reshape(-1)
-    # A mask that ends set before one that begins set: the change that is none has to be put in, as an end and a start.
-    seams = np.arange(pixels, n * pixels, pixels)
-    seams = seams[flat[seams] & flat[seams - 1]]
-    ends = np.flatnonzero([flat[0], flat[-1]]) * flat.size
-    edges = np.sort(np.concatenate([changes_of_sparse(flat), seams, seams, ends]))
-    start, end = edges[::2], edges[1::2]
-    mask = start // pixels
-    return mask, start - mask * pixels, end - mask * pixels
+    whole = flat.size // WORD * WORD
+    words, rest = flat[:whole].view("<u8"), np.zeros(WORD, bool)
+    rest[: flat.size - whole] = flat[whole:]
+    some = np.flatnonzero(words != 0)
+    set_, some = np.append(words[some], rest.view("<u8")), np.append(some, words.size)
+    joined = np.diff(some) == 1
+    # Each place holds what the place before it holds, and the one behind it: the first of a word the last of another.
+    before, after = set_ << ONE, set_ >> ONE
+    before[1:] |= np.where(joined, set_[:-1] >> LAST, 0)
+    after[:-1] |= np.where(joined, set_[1:] << LAST, 0)
+    seams = np.arange(pixels, flat.size, max(pixels, 1))  # a mask that begins set ends the run before it
+    first, last = (
+        _places(some, set_ & (~beside | _marks(some, at))) for beside, at in ((before, seams), (after, seams - 1))
+    )
+    mask = first // max(pixels, 1)
+    return mask, first - mask * pixels, last + 1 - mask * pixels
 
 
-def places(ids: np.ndarray, known: Sequence[int]) -> tuple[np.ndarray, list[int]]:
-    """Whole numbers [h, w] -> uint16[h, w], 0 for what is not known and from 1 on the place in `known`; and, in order,
+def _marks(some: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Words of which the numbers are `some` -> 1 at those of the places that are in one of them."""
+    marks = np.zeros(some.size * WORD, bool)
+    word, inside = np.divmod(places, WORD)
+    at = np.searchsorted(some, word)
+    here = some[at] == word
+    marks[at[here] * WORD + inside[here]] = True
+    return marks.view("<u8")
+
+
+def _places(some: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """The places that are 1, in order."""
+    at = np.flatnonzero(words.view(bool))
+    return some.take(at // WORD) * WORD + at % WORD
+
+
+def of_pixels(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[h, w] or [h, w, c] -> (start int64[k], value [k] or [k, c]) of all runs."""
+    flat = pixels.reshape(-1, *pixels.shape[2:])
+    start = np.append(0, changes(flat))[: len(flat)]
+    return start, flat.take(start, axis=0)  # many times as fast as to index
+
+
+def look_up(values: np.ndarray, known: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+    """Whole numbers [k] -> uint16[k], 0 for what is not known and from 1 on the place in `known`; and, in order,
     those that are neither 0 nor known."""
-    flat = ids.reshape(-1)
-    first = np.append(0, changes(flat))[: flat.size]
-    values, order = flat[first].astype(np.int64), np.argsort(known, kind="stable")
+    values, order = values.astype(np.int64), np.argsort(known, kind="stable")
     rows = np.append(np.asarray(known, np.int64)[order], -1)
     at = np.searchsorted(rows[:-1], values)
     found = rows[at] == values
     labels = np.where(found, np.append(order, 0)[at] + 1, 0).astype(np.uint16)
-    strange = np.unique(values[~found & (values != 0)]).tolist()
-    return np.repeat(labels, np.diff(np.append(first, flat.size))).reshape(ids.shape), strange
+    return labels, np.unique(values[~found & (values != 0)]).tolist()
+
+
+def places(ids: np.ndarray, known: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+    """As `look_up`, of a map [h, w]: of its runs, not of each pixel."""
+    start, values = of_pixels(ids)
+    labels, strange = look_up(values, known)
+    return np.repeat(labels, np.diff(start, append=ids.size)).reshape(ids.shape), strange
 
 
 def overlaps(

@@ -1,8 +1,8 @@
 """Confidence intervals by resampling images with replacement (Efron and Tibshirani 1993, the percentile method).
 
 A score here is a function of sums over images: pixels by class, matches by class. A resample then needs no image again,
-only how often each was drawn, and all resamples together are one matrix product. (AP is no such function: it ranks the
-detections of all images together.)
+only how often each was drawn, and all resamples together are one matrix product. (AP is no such function, and has a
+file of its own: `resampled_ap`.)
 
 The draws depend on the seed and the number of images alone, so replicates of two models on the same images belong
 together: their differences are those of a paired bootstrap.
@@ -24,7 +24,7 @@ def replicates(images: np.ndarray, scores: Scores, *, resamples: int, seed: int)
     `images` are the images' own sums [n, ...]; `scores` makes of sums [r, ...] its scores [r] or [r, ...].
     """
     flat = images.reshape(len(images), -1).astype(np.float64)
-    sums = (counts @ flat for counts in _draws(len(images), resamples, seed))
+    sums = (counts @ flat for counts in draws(len(images), resamples, seed, most=max(DRAWS // len(images), 1)))
     blocks = [scores(block.reshape(-1, *images.shape[1:])) for block in sums]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
@@ -38,9 +38,9 @@ def interval(replicate: np.ndarray, level: float = LEVEL) -> np.ndarray:
     return found.T.reshape(*replicate.shape[1:], 2)
 
 
-def _draws(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """float64[some, n]: how often each of n images is in each of some resamples."""
-    random, most = np.random.default_rng(seed), max(DRAWS // n, 1)
+def draws(n: int, resamples: int, seed: int, *, most: int) -> Iterator[np.ndarray]:
+    """float64[some, n]: how often each of n images is in each of some resamples, at most `most` at a time."""
+    random = np.random.default_rng(seed)
     for done in range(0, resamples, most):
         drawn = random.integers(n, size=(min(most, resamples - done), n))
         drawn += np.arange(len(drawn))[:, None] * n

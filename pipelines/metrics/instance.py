@@ -10,6 +10,7 @@ of the detections that are `confident`, however many.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,17 @@ LIMITS = (1, 10, 100)  # detections per image and class
 VIEWS = {"segm": 0, "box": 1, "boundary": 2}
 # What is kept of a detection; `settings` are those where it is right, and those where it is wrong, in each view.
 DETECTION = np.dtype([("score", "f8"), ("label", "i4"), ("rank", "u4"), ("settings", "u8", (len(VIEWS), 2))])
+TRUTH = np.dtype([("label", "i4"), ("inside", "?", len(matching.RANGES))])  # of one that counts: its area ranges
 CONFIDENT = 0.5  # a detector's list has a tail that AP counts and nobody wants to see
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ranked:
+    """One class."""
+
+    detections: np.ndarray  # DETECTION[n] in falling order of score; ties in the order of images
+    image: np.ndarray  # int64[n]: which one each is from
+    truths: np.ndarray  # int64[images]: of any size
 
 
 class InstanceMetrics:
@@ -39,8 +50,8 @@ class InstanceMetrics:
     ):
         self.names, self.things = tuple(names), tuple(things)
         self.boundary, self.confident = boundary, confident
-        self._truths = np.zeros((len(self.names), len(matching.RANGES)), np.int64)  # those that count
-        self._detections: list[np.ndarray] = []  # one per image
+        self._truths: list[np.ndarray] = []  # one per image
+        self._detections: list[np.ndarray] = []  # likewise
 
     def update(self, truth: Sequence[Segment], size: tuple[int, int], predicted: Instances) -> None:
         """One image of (height, width)."""
@@ -70,7 +81,9 @@ class InstanceMetrics:
             crowd=crowd,
         ).swapaxes(0, 1)
         self._detections.append(detections)
-        np.add.at(self._truths, categories[~crowd], matching.inside(truth_areas[~crowd]))
+        truths = np.zeros(np.count_nonzero(~crowd), TRUTH)
+        truths["label"], truths["inside"] = categories[~crowd], matching.inside(truth_areas[~crowd])
+        self._truths.append(truths)
 
     def merge(self, other: "InstanceMetrics") -> None:
         """Add what `other` saw, as if its images had come after these."""
@@ -83,21 +96,49 @@ class InstanceMetrics:
     def compute(self) -> dict[str, Any]:
         """COCO's twelve numbers and the AP of each class by mask, and under "box" and "boundary" the same by those;
         and the accuracies."""
-        by_class = self._by_class()
-        families = {name: self._family(by_class, VIEWS[name]) for name in ("box", *self._edged)}
-        return {**self._family(by_class, VIEWS["segm"]), **families, **self._accuracy()}
+        by_class = [each.detections for each in self.by_class()]
+        families = {name: self._family(by_class, view) for name, view in VIEWS.items() if name in self.views}
+        return {**families.pop("segm"), **families, **self._accuracy()}
 
     def precision_recall(self, iou: float = 0.5) -> dict[str, list[float] | None]:
         """By class, the masks' precision at recall 0, 0.01 .. 1; None for a class without truths."""
         threshold = int(np.abs(matching.THRESHOLDS - iou).argmin())
         if abs(matching.THRESHOLDS[threshold] - iou) > 1e-9:
             raise ValueError(f"IoU {iou} is not one of {matching.THRESHOLDS.round(2).tolist()}")
-        precision = _precision(self._by_class(), self._truths, VIEWS["segm"])[:, 0, threshold]
+        precision = _precision([each.detections for each in self.by_class()], self._counts(), VIEWS["segm"])[
+            :, 0, threshold
+        ]
         return {self.names[c]: None if np.isnan(precision[c, 0]) else precision[c].tolist() for c in self.things}
 
     @property
-    def _edged(self) -> tuple[str, ...]:
-        return ("boundary",) if self.boundary else ()
+    def images(self) -> int:
+        return len(self._detections)
+
+    def by_class(self) -> list[Ranked]:
+        """Of each class what AP is made of."""
+        detections, image = _laid_out(self._detections, DETECTION)
+        truths, truth_image = _laid_out(self._truths, TRUTH)
+        order = np.lexsort((-detections["score"], detections["label"]))
+        order = order[detections["rank"][order] < LIMITS[-1]]
+        truth_order = np.argsort(truths["label"], kind="stable")
+        rows = zip(
+            _split(order, detections["label"], len(self.names)),
+            _split(truth_order, truths["label"], len(self.names)),
+            strict=True,
+        )
+        return [
+            Ranked(
+                detections=detections[each],
+                image=image[each],
+                truths=np.bincount(truth_image[there], minlength=self.images),
+            )
+            for each, there in rows
+        ]
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """What AP is given by, of VIEWS."""
+        return ("segm", "box", "boundary") if self.boundary else ("segm", "box")
 
     def _edges(
         self, overlap: np.ndarray, masks: np.ndarray, truth: Sequence[np.ndarray], crowd: np.ndarray
@@ -111,8 +152,9 @@ class InstanceMetrics:
         detections = np.concatenate([np.zeros(0, DETECTION), *self._detections])
         bits = detections[detections["score"] >= self.confident]["settings"][:, VIEWS["segm"]]
         right, wrong = (matching.unpack(bits[:, k])[:, 0].sum(axis=0) for k in range(2))
-        found = ratio(right, wrong + self._truths[:, 0].sum())  # TP + FN are the truths
-        if not self._truths[:, 0].any():
+        truths = self._counts()[:, 0].sum()
+        found = ratio(right, wrong + truths)  # TP + FN are the truths
+        if not truths:
             found[:] = np.nan
         percents = np.rint(100 * matching.THRESHOLDS).astype(int).tolist()
         named = {f"accuracy{percent}": plain(v) for percent, v in zip(percents, found, strict=True)}
@@ -127,15 +169,16 @@ class InstanceMetrics:
         if not (np.isfinite(predicted.scores).all() and np.isfinite(predicted.boxes).all()):
             raise ValueError("scores and boxes must be finite")
 
-    def _by_class(self) -> list[np.ndarray]:
-        """Each class's detections in falling order of score; ties in the order of images."""
-        detections = np.concatenate([np.zeros(0, DETECTION), *self._detections])
-        detections = detections[detections["rank"] < LIMITS[-1]]
-        detections = detections[np.lexsort((-detections["score"], detections["label"]))]
-        return np.split(detections, np.searchsorted(detections["label"], np.arange(1, len(self.names))))
+    def _counts(self) -> np.ndarray:
+        """int64[classes, ranges]: the truths that count."""
+        truths, _ = _laid_out(self._truths, TRUTH)
+        counts = np.zeros((len(self.names), len(matching.RANGES)), np.int64)
+        np.add.at(counts, truths["label"], truths["inside"])
+        return counts
 
     def _family(self, by_class: Sequence[np.ndarray], view: int) -> dict[str, Any]:
-        precision, recall = (f(by_class, self._truths, view) for f in (_precision, _recall))
+        counts = self._counts()
+        precision, recall = (f(by_class, counts, view) for f in (_precision, _recall))
         sizes = list(enumerate(matching.RANGES))[1:]
         return {
             "ap": _mean(precision[:, 0]),
@@ -169,6 +212,17 @@ def _recall(by_class: Sequence[np.ndarray], truths: np.ndarray, view: int) -> np
             found = right[detections["rank"] < limit].sum(axis=0)
             np.divide(found, truths[c, :, None], out=recall[c, :, :, k], where=truths[c, :, None] > 0)
     return recall
+
+
+def _laid_out(images: Sequence[np.ndarray], dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """All rows of all images, and the image of each."""
+    sizes = [len(rows) for rows in images]
+    return np.concatenate([np.zeros(0, dtype), *images]), np.repeat(np.arange(len(images)), sizes)
+
+
+def _split(order: np.ndarray, labels: np.ndarray, classes: int) -> list[np.ndarray]:
+    """Rows in the order of their labels, by class."""
+    return np.split(order, np.searchsorted(labels[order], np.arange(1, classes)))
 
 
 def _ranked(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

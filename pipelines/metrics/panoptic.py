@@ -6,17 +6,19 @@ on the crowd of its class; of several crowds of a class in one image the last is
 without pixels is none.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from pipelines.data import runs
-from pipelines.data.prediction import Panoptic
+from pipelines.data.prediction import Panoptic, PanopticRuns
 from pipelines.metrics.ratios import mean, plain, ratio
 
 # An IoU in (1/2, 1] is a whole multiple of this float64 spacing, so IoUs are summed as integers, without rounding.
 UNIT = 2**53
+# Pairs up to which all are counted in a table; beyond, which thousands of nuclei reach, those that meet are sorted.
+TABLE = 1 << 16
 
 
 class PanopticMetrics:
@@ -27,10 +29,11 @@ class PanopticMetrics:
         self._tp, self._fp, self._fn = (np.zeros(len(self.names), np.int64) for _ in range(3))
         self._iou = [0] * len(self.names)  # over the matches, in 1 / UNIT
 
-    def update(self, truth: Panoptic, predicted: Panoptic) -> None:
+    def update(self, truth: Panoptic | PanopticRuns, predicted: Panoptic | PanopticRuns) -> None:
         """One image."""
+        truth, predicted = (one.runs() if isinstance(one, Panoptic) else one for one in (truth, predicted))
         self._check(truth, predicted)
-        t, p, shared = _pairs(truth.ids, predicted.ids)
+        t, p, shared = _pairs(truth, predicted)
         # Row 0 is void, of a class that nothing else has: -1 in the truth, -2 in the prediction.
         labels, found = np.append(-1, truth.labels), np.append(-2, predicted.labels)
         crowd = np.append(False, truth.iscrowd)
@@ -75,9 +78,9 @@ class PanopticMetrics:
     def _by_name(self, values: np.ndarray) -> dict[str, float | None]:
         return {n: plain(v) for n, v in zip(self.names, values, strict=True)}
 
-    def _check(self, truth: Panoptic, predicted: Panoptic) -> None:
-        if truth.ids.shape != predicted.ids.shape:
-            raise ValueError(f"truth of {truth.ids.shape} with a prediction of {predicted.ids.shape}")
+    def _check(self, truth: PanopticRuns, predicted: PanopticRuns) -> None:
+        if truth.shape != predicted.shape:
+            raise ValueError(f"truth of {truth.shape} with a prediction of {predicted.shape}")
         labels = np.concatenate([truth.labels, predicted.labels])
         strange = np.unique(labels[(labels < 0) | (labels >= len(self.names))])
         if strange.size:
@@ -100,18 +103,24 @@ def scores(totals: np.ndarray, things: Sequence[int]) -> dict[str, np.ndarray]:
     return {**means, **{f"{key}_per_class": values for key, values in per_class.items()}}
 
 
-def _pairs(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """int32[h, w] twice -> (truth id, predicted id, pixels in common) of all pairs that meet, in order."""
-    t, p = truth.reshape(-1), predicted.reshape(-1)
-    if t.size == 0:
-        return (np.zeros(0, np.int64),) * 3
-    edges = np.concatenate([[0], np.flatnonzero((t[1:] != t[:-1]) | (p[1:] != p[:-1])) + 1, [t.size]])
-    t, p = t[edges[:-1]].astype(np.int64), p[edges[:-1]].astype(np.int64)
-    # Sorted rather than counted in a table of all pairs, which thousands of nuclei would make gigabytes.
-    key = t << 32 | p
-    order = np.argsort(key, kind="stable")  # the fastest here: neighbours are mostly in order
-    first = np.append(0, runs.changes(key[order]))
-    return t[order[first]], p[order[first]], np.add.reduceat(np.diff(edges)[order], first)
+def _pairs(truth: PanopticRuns, predicted: PanopticRuns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(truth id, predicted id, pixels in common) of all pairs that meet, in order."""
+    edges = np.concatenate([truth.start, predicted.start])
+    order = np.argsort(edges, kind="stable")  # two rows that are in order each: this kind is the fastest to merge them
+    of_truth = np.cumsum(order < truth.start.size)
+    # Where both begin a run, the first of the two pieces is empty.
+    length = np.diff(edges[order], append=math.prod(truth.shape))
+    full = length > 0
+    t, p = truth.ids[of_truth[full] - 1], predicted.ids[np.flatnonzero(full) - of_truth[full]]
+    key, rows = t.astype(np.int64) * (len(predicted.labels) + 1) + p, (len(truth.labels) + 1, len(predicted.labels) + 1)
+    if math.prod(rows) <= TABLE:
+        shared = _sums(key, length[full], math.prod(rows))
+        met = np.flatnonzero(shared)
+        shared = shared[met]
+    else:
+        met, which = np.unique(key, return_inverse=True)
+        shared = _sums(which, length[full], met.size)
+    return *np.divmod(met, rows[1]), shared
 
 
 def _sums(ids: np.ndarray, pixels: np.ndarray, count: int) -> np.ndarray:

@@ -41,6 +41,10 @@ def test_lists_and_boxes(mask):
     counts = rle.encode(mask)
     np.testing.assert_array_equal(rle.from_list(counts.tolist(), *mask.shape), counts)
     assert rle.box(counts, mask.shape[0]) == rle.bbox(mask)
+    x, y, width, height = rle.bbox(mask)
+    found_x, found_y, inside = rle.cropped(counts, mask.shape[0])
+    assert (found_x, found_y) == (x, y)
+    assert np.array_equal(inside, mask[y : y + height, x : x + width])
 
 
 def test_runs_of_no_length_are_left_out():

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.detection import PanopticQuality
 
-from pipelines.data.prediction import Panoptic
+from pipelines.data.prediction import Panoptic, PanopticRuns
+from pipelines.metrics import panoptic as quality
 from pipelines.metrics.panoptic import PanopticMetrics
 
 NAMES = ("road", "car", "sky", "cat", "never")
@@ -315,3 +316,33 @@ def test_refuses(predicted: Panoptic, message: str) -> None:
     assert metrics.compute()["pq"] is None
     with pytest.raises(ValueError, match="cannot merge"):
         metrics.merge(PanopticMetrics(NAMES, things=(1,)))
+
+
+@PROPERTY
+@given(st.lists(images(), max_size=3), st.data())
+def test_runs_count_as_their_map_does(scenes: list[Image], data: st.DataObject) -> None:
+    """A run may also be cut where nothing changes."""
+
+    def cut(view: Panoptic) -> PanopticRuns:
+        start = np.union1d(view.runs().start, data.draw(st.lists(st.integers(0, view.ids.size - 1)))).astype(np.int64)
+        return replace(view.runs(), start=start, ids=view.ids.reshape(-1)[start])
+
+    by_runs = PanopticMetrics(NAMES, things=THINGS)
+    for truth, predicted in scenes:
+        by_runs.update(cut(truth), predicted if data.draw(st.booleans()) else cut(predicted))
+    assert by_runs.compute() == evaluate(scenes).compute()
+
+
+@PROPERTY
+@given(st.lists(images(), min_size=1, max_size=3))
+def test_too_many_pairs_for_a_table_are_counted_all_the_same(scenes: list[Image]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quality, "TABLE", 0)
+        found = evaluate(scenes).compute()
+    assert found == evaluate(scenes).compute()
+
+
+def test_runs_refuse_ids_that_no_segment_has() -> None:
+    runs = panoptic([[0, 1, 2]], [0, 1]).runs()
+    with pytest.raises(ValueError, match=r"segment ids 0\.\.2 with 1 segments"):
+        replace(runs, labels=runs.labels[:1], iscrowd=runs.iscrowd[:1])
