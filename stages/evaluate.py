@@ -51,6 +51,7 @@ def run(params: Params, paths: Paths) -> Summary:
                 resamples=params.evaluate.resamples,
                 seed=params.seed,
             ),
+            workers=params.evaluate.workers,
             progress=progress,
             on_image=lambda _, record, value: scores.update({record.id: value}),
         )

@@ -1,6 +1,7 @@
 """One evaluator for all tasks: the metrics that a task gives, and the pass over a split that fills them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -11,8 +12,9 @@ from pipelines.config import HEADLINE
 from pipelines.data import panoptic
 from pipelines.data.prediction import Prediction
 from pipelines.data.schema import ClassInfo, Record
+from pipelines.evaluation import counting
 from pipelines.loading.batch import decode
-from pipelines.metrics import bootstrap, boundary, semantic
+from pipelines.metrics import bootstrap, boundary, resampled_ap, semantic
 from pipelines.metrics import panoptic as quality
 from pipelines.metrics.boundary import BoundaryMetrics
 from pipelines.metrics.calibration import CalibrationMetrics
@@ -55,6 +57,13 @@ class Detail:
     seed: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predicted:
+    index: int
+    record: Record
+    prediction: Prediction
+
+
 class Evaluator:
     """Metrics of the views that `task` gives, `None` for the others; with `detail` also boundaries,
     calibration, and each image's own sums."""
@@ -73,6 +82,7 @@ class Evaluator:
         self.calibration = CalibrationMetrics() if detailed else None
         # What each image has added to the metrics that are functions of sums: what resamples are made of.
         self.images: dict[str, list[np.ndarray]] = {name: [] for name in self._totals()}
+        self.count = 0
 
     def update(self, record: Record, prediction: Prediction) -> None:
         before = self._totals()
@@ -88,6 +98,7 @@ class Evaluator:
             self.instance.update(record.segments, size, _given(prediction.instances, "instance"))
         if self.panoptic is not None:
             self.panoptic.update(panoptic.truth(record, self.things), _given(prediction.panoptic, "panoptic"))
+        self.count += 1
         for name, totals in self._totals().items():
             self.images[name].append(totals - before[name])
 
@@ -95,6 +106,7 @@ class Evaluator:
         """Take in what another one has seen after this one."""
         for mine, theirs in zip(self._accumulators(), other._accumulators(), strict=True):
             mine.merge(theirs)
+        self.count += other.count
         for name, images in other.images.items():
             self.images[name] += images
 
@@ -125,24 +137,31 @@ class Evaluator:
         return {name: m.totals for name, m in metrics.items() if m is not None} if self.detail else {}
 
     def _intervals(self) -> dict[str, dict[str, Any]]:
-        """By view, [low, high] of each score that is a function of sums over images: all but AP and the calibration's.
+        """By view, [low, high] of each score that resamples were made of: all but the calibration's, and of AP that by
+        size, and recall.
 
         One image alone says nothing of how others would differ.
         """
+        found: dict[str, dict[str, Any]] = {}
+        if self.detail is None or not self.detail.resamples or self.count < 2:
+            return found
+        draws = {"resamples": self.detail.resamples, "seed": self.detail.seed}
         scores: dict[str, tuple[str, bootstrap.Scores]] = {
             "semantic": ("semantic", semantic.scores),
             "boundary": ("semantic", boundary.scores),
             "panoptic": ("panoptic", partial(quality.scores, things=self.things)),
         }
-        found: dict[str, dict[str, Any]] = {}
         for name, images in self.images.items():
-            if self.detail is not None and self.detail.resamples and len(images) > 1:
-                view, function = scores[name]
-                draws = {"resamples": self.detail.resamples, "seed": self.detail.seed}
-                replicates = bootstrap.replicates(np.stack(images), function, **draws)
-                named = {score: self._named(bootstrap.interval(values)) for score, values in replicates.items()}
-                found.setdefault(view, {}).update(named)
+            view, function = scores[name]
+            replicates = bootstrap.replicates(np.stack(images), function, **draws)
+            found.setdefault(view, {}).update(self._ends(replicates))
+        if self.instance is not None:
+            ends = {v: self._ends(resampled_ap.replicates(self.instance, v, **draws)) for v in self.instance.views}
+            found["instance"] = {**ends.pop("segm"), **ends}
         return found
+
+    def _ends(self, replicates: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        return {score: self._named(bootstrap.interval(values)) for score, values in replicates.items()}
 
     def _named(self, interval: np.ndarray) -> Any:
         """[2] -> [low, high]; [classes, 2] -> the same by class; None where there is none."""
@@ -158,26 +177,31 @@ def score(
     batch_size: int,
     indices: Iterable[int] | None = None,
     detail: Detail | None = None,
+    workers: int = 0,
     progress: Progress | None = None,
     on_image: OnImage | None = None,
 ) -> Evaluator:
-    """Predict the records (of all, or of some `indices`) and hold them against the truth.
+    """Predict the records (of all, or of some `indices`) and hold them against the truth; `workers` threads count while
+    the next batch is predicted, 0 count in between. Of two batches at most the predictions are in memory.
 
     `on_image` is told each image's index, record, and headline metric on its own.
     """
     empty = partial(Evaluator, task=predictor.task, classes=predictor.classes, detail=detail)
-    evaluator, done = empty(), 0
-    for batch in _batches(reader, range(len(reader)) if indices is None else indices, batch_size):
-        predictions = predictor.predict([decode(record) for _, record in batch])
-        for (index, record), prediction in zip(batch, predictions, strict=True):
-            alone = empty()
-            alone.update(record, prediction)
+
+    def count(image: Predicted) -> tuple[Evaluator, float | None]:
+        alone = empty()
+        alone.update(image.record, image.prediction)
+        return alone, alone.headline() if on_image is not None else None
+
+    evaluator = empty()
+    images = _predicted(predictor, reader, range(len(reader)) if indices is None else indices, batch_size)
+    with closing(counting.ordered(count, images, workers=workers, ahead=batch_size)) as counted:
+        for done, (image, (alone, value)) in enumerate(counted, start=1):
             evaluator.merge(alone)
             if on_image is not None:
-                on_image(index, record, alone.headline())
-        done += len(batch)
-        if progress is not None:
-            progress.update(done)
+                on_image(image.index, image.record, value)
+            if progress is not None:
+                progress.update(done)
     return evaluator
 
 
@@ -186,6 +210,13 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """The metrics of a model on a split."""
     return score(predictor, reader, batch_size=batch_size, progress=progress).compute()
+
+
+def _predicted(predictor: Predicts, reader: Records, indices: Iterable[int], batch_size: int) -> Iterator[Predicted]:
+    for batch in _batches(reader, indices, batch_size):
+        predictions = predictor.predict([decode(record) for _, record in batch])
+        for (index, record), prediction in zip(batch, predictions, strict=True):
+            yield Predicted(index=index, record=record, prediction=prediction)
 
 
 def _batches(reader: Records, indices: Iterable[int], size: int) -> Iterator[list[tuple[int, Record]]]:

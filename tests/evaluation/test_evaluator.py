@@ -64,7 +64,7 @@ def test_detail_adds_and_changes_nothing_else(task, records, learned):
     assert {v: {k: found[v][k] for k in values} for v, values in plain.items()} == plain
     more = {view: set(found[view]) - set(plain[view]) for view in found}
     semantic = {"boundary_f1", "boundary_f1_per_class", "ece", "mce", "intervals"}
-    expected = {"semantic": semantic, "instance": {"boundary"}, "panoptic": {"intervals"}}
+    expected = {"semantic": semantic, "instance": {"boundary", "intervals"}, "panoptic": {"intervals"}}
     assert more == {view: expected[view] for view in found}
 
 
@@ -94,19 +94,41 @@ def test_detail_of_shares_is_that_of_the_whole(task, records, learned):
         assert np.array_equal(np.stack(images), np.stack(first.images[name]))
 
 
-@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+@pytest.mark.parametrize("task", TASKS)
 def test_intervals_stand_around_the_scores(task, records, classes, learned):
     found = score(learned(task), records, batch_size=4, detail=DETAIL).compute()
-    for view, keys in {"semantic": ("miou", "pixel_accuracy", "dice", "boundary_f1"), "panoptic": ("pq",)}.items():
+    semantic = ("miou", "pixel_accuracy", "dice", "boundary_f1")
+    for view, keys in {"semantic": semantic, "panoptic": ("pq",), "instance": ("ap", "ap50", "ap75")}.items():
         for key in keys if view in found else ():
             low, high = found[view]["intervals"][key]
             assert 0 <= low < found[view][key] < high <= 1, key
-    by_class = found["semantic"]["intervals"]["iou"]
+    for kind in ("box", "boundary") if "instance" in found else ():
+        low, high = found["instance"]["intervals"][kind]["ap"]
+        assert 0 <= low < found["instance"][kind]["ap"] < high <= 1, kind
+    view, key = {"semantic": ("semantic", "iou")}.get(task, ("instance", "ap_per_class"))
+    by_class, values = found[view]["intervals"][key], found[view][key]
     assert list(by_class) == [c.name for c in classes]
     assert {name for name, ends in by_class.items() if ends is None} == {
-        name for name, value in found["semantic"]["iou"].items() if value is None
+        c.name for c in classes if values.get(c.name) is None
     }
-    assert "intervals" not in score(learned(task), records[:1], batch_size=1, detail=DETAIL).compute()["semantic"]
+    assert "intervals" not in score(learned(task), records[:1], batch_size=1, detail=DETAIL).compute()[task]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("workers", [1, 3])
+def test_who_counts_changes_nothing(task, workers, records, learned):
+    told = {0: [], workers: []}
+    done = {
+        n: score(
+            learned(task), records, batch_size=2, detail=DETAIL, workers=n,
+            on_image=lambda index, record, value, n=n: told[n].append((index, record.id, value)),
+        )
+        for n in told
+    }  # fmt: skip
+    assert told[workers] == told[0]
+    assert done[workers].compute() == done[0].compute()
+    for name, images in done[0].images.items():
+        assert np.array_equal(np.stack(images), np.stack(done[workers].images[name]))
 
 
 def test_a_model_without_probabilities_has_no_calibration(records, learned):
@@ -158,8 +180,9 @@ def test_a_prediction_of_another_size_is_an_error(records, classes):
         Evaluator(task="semantic", classes=classes).update(records[0], wrong)
 
 
-def test_a_model_s_error_is_not_hidden(records, classes, learned):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_model_s_error_is_not_hidden(workers, records, classes, learned):
     model = learned("semantic")
     model.answers.clear()
     with pytest.raises(KeyError):
-        evaluate(model, records, batch_size=2)
+        score(model, records, batch_size=2, workers=workers)

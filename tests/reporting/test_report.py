@@ -140,12 +140,13 @@ def test_needs_nothing_from_outside(task, evaluation):
     assert {a["href"][1:] for a in page.all("a")} <= targets
 
 
-@pytest.mark.parametrize("task", ["semantic", "panoptic"])
+@pytest.mark.parametrize("task", VIEWS)
 def test_says_how_sure_the_numbers_are(task, evaluation):
     """The headline's interval in words, each class's as a whisker from low to high."""
     made = evaluation(task)
     page = Page(report.render(made))
-    headline, key = {"semantic": ("miou", "iou"), "panoptic": ("pq", "pq_per_class")}[task]
+    headlines = {"semantic": ("miou", "iou"), "instance": ("ap", "ap_per_class"), "panoptic": ("pq", "pq_per_class")}
+    headline, key = headlines[task]
     intervals = made.metrics[task]["intervals"]
     low, high = intervals[headline]
     assert low < made.metrics[task][headline] < high
