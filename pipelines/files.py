@@ -1,5 +1,6 @@
 """Files that are whole or absent, and hashes that say which."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -69,6 +70,21 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; the kernel drops the lock of a killed one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def touch(folder: Path) -> None:
+    """Make it the newest one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
 
 
 def keep_newest(folder: Path, pattern: str, count: int) -> None:

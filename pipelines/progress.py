@@ -44,6 +44,11 @@ class Progress:
             self.shown = now
             self._show()
 
+    def say(self, text: str) -> None:
+        """A line of its own, above the one that renews itself."""
+        self.stream.write(f"\r\x1b[K{text}\n" if self.terminal else f"{text}\n")
+        self._show()
+
     def _show(self) -> None:
         now = time.monotonic()
         line = f"{self.what}  {self.done}/{self.total}{' ' + self.unit if self.unit else ''}  {clock(now - self.start)}"

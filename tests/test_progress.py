@@ -60,3 +60,13 @@ def test_the_last_state_is_shown_when_the_work_fails():
     with pytest.raises(ValueError, match="broken"):
         work()
     assert log.getvalue().startswith("train  4/10")
+
+
+def test_a_sentence_stands_above_the_line_that_renews_itself():
+    terminal, log = Terminal(), io.StringIO()
+    for stream in (terminal, log):
+        with Progress("train", 3, stream=stream) as progress:
+            progress.update(1)
+            progress.say("rank 1 is stopped")
+    assert "\r\x1b[Krank 1 is stopped\n\r\x1b[Ktrain  1/3" in terminal.getvalue()
+    assert log.getvalue().startswith("rank 1 is stopped\ntrain  1/3")

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import PromotionError
+from pipelines.files import locked
 from pipelines.promotion import Decision
-from pipelines.tracking import TAG_LENGTH, Run, Server, locked, texts
+from pipelines.tracking import TAG_LENGTH, Run, Server, texts
 
 WEIGHTS = "maskline.weights"
 

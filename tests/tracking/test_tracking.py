@@ -16,7 +16,7 @@ from pipelines import environment, tracking
 from pipelines.errors import RunError
 from pipelines.tracking import Run, Server
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 environment.prepare()
 
 
@@ -243,3 +243,55 @@ def test_the_revision_says_whether_files_differ_from_it(tmp_path: Path, monkeypa
     assert tracking.revision(tmp_path) == (commit, False)
     (tmp_path / "code.py").write_text("2")
     assert tracking.revision(tmp_path) == (commit, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("time/data", "time/data"),
+        ("iou/road/marking", "iou/road/marking"),
+        ("/etc", "_etc"),
+        ("a/../b", "a_.._b"),
+        ("a//b", "a__b"),
+        ("end/", "end_"),
+        ("./x", "._x"),
+    ],
+)
+def test_a_slash_makes_a_group_and_never_a_path(name: str, kept: str, root: Path) -> None:
+    assert tracking.numbers({name: 1.0}) == {kept: 1.0}
+    with Run.start(root, name="train") as run:
+        run.log_metrics({name: 1.0}, step=0)  # MLflow takes it
+    assert run.server.get_run(run.id).data.metrics == {kept: 1.0}
+
+
+def test_a_run_with_a_key_is_started_once(root: Path) -> None:
+    server = Server(root)
+    first = Run.once(server, root, key="k1", name="train", tags={"a": "b"})
+    first.finish("KILLED")
+    again = Run.once(Server(root), root, key="k1", name="train", tags={"a": "b"})
+    other = Run.once(server, root, key="k2", name="train", tags={}, parent=first.id)
+    assert again.id == first.id != other.id
+    assert server.get_run(first.id).info.status == "RUNNING"
+    assert server.get_run(first.id).data.tags["a"] == "b"
+    assert server.get_run(other.id).data.tags["mlflow.parentRunId"] == first.id
+    for run in (first, other):
+        run.finish()
+
+
+def test_a_point_that_is_told_twice_is_kept_once(root: Path) -> None:
+    with Run.start(root, name="train") as run:
+        points = [("loss", step / 2, 1000 + step, step) for step in range(5)]
+        run.log_points(points[:3])
+        run.log_points(points)  # the first answer was lost
+    history = run.server.get_metric_history(run.id, "loss")
+    assert [(m.key, m.value, m.timestamp, m.step) for m in history] == points
+
+
+def test_what_passes_is_told_from_what_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(tracking.Unreachable):
+        tracking.prepare(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "carrier-pigeon://loft")
+    with pytest.raises(RunError) as raised:
+        tracking.prepare(tmp_path)
+    assert not isinstance(raised.value, tracking.Unreachable)
