@@ -23,6 +23,7 @@ DEFAULTS = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     # Ray: a lost worker is noticed at once, and `uv run` does not copy the folder to every worker.
     "RAY_AIR_NEW_OUTPUT": "0",  # no tables between our lines of progress
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "Raylet is terminated|has been marked dead",  # pages of log; we say what was lost
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",

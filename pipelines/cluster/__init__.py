@@ -4,15 +4,16 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import Event
 
+from pipelines.cluster.head import watched
 from pipelines.environment import DEFAULTS
-from pipelines.errors import ConfigError, RunError
+from pipelines.errors import RunError
 
-CODE = str(Path(__file__).resolve().parents[1])  # what workers import the project from
+CODE = Path(__file__).resolve().parents[2]  # what workers import the project from
 OBJECT_STORE = 100 * 1024**2  # bytes: nothing large travels through it, shards are mapped from disk
 
 
@@ -24,7 +25,7 @@ def cluster(*, cpus: int) -> Iterator[None]:
     import ray
 
     own = {} if address else {"num_cpus": cpus, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    python_path = os.pathsep.join(filter(None, [CODE, os.environ.get("PYTHONPATH")]))
+    python_path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
@@ -40,10 +41,12 @@ def cluster(*, cpus: int) -> Iterator[None]:
             f"Ray did not start: {error}\ndo: see that memory and disk have room, or name a cluster in RAY_ADDRESS"
         ) from error
     signal.signal(signal.SIGTERM, terminated)  # Ray's own would leave with 15, and a trace of its stack
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with watched() if address else nullcontext(Event()) as head_is_gone:
+        try:
+            yield
+        finally:
+            if not head_is_gone.is_set():  # it would be waited for
+                ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:
@@ -59,34 +62,6 @@ def _check_reachable(address: str) -> None:
             ) from None
 
 
-def use_gpu(device: str, workers: int) -> bool:
-    """What `train.device` means on this cluster for so many processes; asked of Ray, so that the driver need not import
-    torch. A worker has a GPU of its own: Ray would wait for ever for one that is not there."""
-    import ray
-
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    if device == "cuda" and gpus < workers:
-        raise ConfigError(
-            f"train.device is cuda, and the cluster has {gpus} GPUs for {workers} workers",
-            do=f"set train.workers to {gpus}" if gpus else "set train.device to auto or cpu",
-        )
-    if device == "auto" and 0 < gpus < workers:
-        print(
-            f"{gpus} GPUs for {workers} workers: training on the CPU; train.workers: {gpus} uses them", file=sys.stderr
-        )
-    return device != "cpu" and gpus >= workers
-
-
-def check_cpus(workers: int) -> None:
-    """Refuse what the cluster cannot hold."""
-    import ray
-
-    if (cpus := int(ray.cluster_resources().get("CPU", 0))) < workers:
-        raise ConfigError(f"the cluster has {cpus} CPUs for {workers} workers", do=f"set train.workers to {cpus}")
-
-
-def largest_node() -> int:
-    """The CPUs of the largest node: more than these no single process can be given."""
-    import ray
-
-    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+def is_ours() -> bool:
+    """Whether Ray is of this process and on this machine alone: nothing has to be shared, and no node comes or goes."""
+    return not os.environ.get("RAY_ADDRESS")
