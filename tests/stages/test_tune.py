@@ -36,7 +36,7 @@ def test_what_is_not_trained_is_not_searched(paths, name):
     assert f"{name} is not trained" in summary["because"]
     assert yaml.safe_load((made.out / "best.yaml").read_text()) == {}
     with (made.out / "trials.csv").open() as file:
-        assert list(csv.reader(file)) == [["trial", "score", "epochs", "error"]]
+        assert list(csv.reader(file)) == [["trial", "score", "epochs", "error", "status", "latency", "front", "notes"]]
 
 
 @pytest.mark.parametrize("changes", [{"model.name": "unet"}, {"tune.space": {"model.fit_images": {"choice": [8, 16]}}}])
