@@ -5,6 +5,7 @@ weights or repeat factors are asked for, and the sections task, seed, model, los
 Writes model.safetensors and model.json (the epoch that did best on the validation split) and history.csv.
 """
 
+import sys
 from functools import partial
 
 from pipelines import config, files, stage
@@ -16,12 +17,13 @@ KEPT = 3  # interrupted runs that can be resumed
 
 
 def run(params: Params, paths: Paths) -> Summary:
-    from pipelines.cluster import cluster, use_gpu
+    from pipelines.cluster import cluster
     from pipelines.data.shards import read_manifest
     from pipelines.training import balance, distributed
-    from pipelines.training.events import Event, EventLog, Follower
     from pipelines.training.fingerprint import fingerprint, with_absolute_weights
-    from pipelines.training.monitor import Monitor
+    from pipelines.training.watching.events import EventLog, Follower
+    from pipelines.training.watching.monitor import Monitor
+    from pipelines.training.watching.reporter import Reporter
 
     raw = config.with_overrides(config.read(paths.root / "params.yaml"), paths.of("tune") / "best.yaml")
     params = config.parse(raw, "params.yaml with results/tune/best.yaml over it")
@@ -33,42 +35,26 @@ def run(params: Params, paths: Paths) -> Summary:
     balanced = balance.read(paths.of("validate") / "balance.json", dataset, [params])
     known_by = fingerprint(raw, dataset, balanced)
     state = paths.runs / f"train-{known_by[:16]}"
+    files.touch(state)
     files.keep_newest(paths.runs, "train-*", KEPT)
-    progress, best = Progress("train", 0, "steps"), [0.0]
-
-    def told(event: Event) -> None:
-        if event["kind"] == "step":
-            note = f"epoch {event['epoch'] + 1}/{epochs}  loss {event['loss']:.3f}  best {metric} {best[0]:.3f}"
-            progress.update(event["step"], note, total=event["steps"])
-            monitor.metrics({"step_loss": event["loss"]}, step=event["step"])
-        elif event["kind"] == "epoch":
-            best[0] = max(best[0], event[f"val_{metric}"])
-            if fitted:
-                progress.update(1, f"fitted  {metric} {best[0]:.3f}", total=1)
-            monitor.metrics({k: v for k, v in event.items() if k not in ("kind", "time")}, step=event["epoch"])
-
+    progress = Progress("train", 0, "steps")
     tags = {"maskline.stage": "train", "maskline.fingerprint": known_by}
     events = EventLog(state / "events.jsonl")
     events.mark("parameters read")
     with (  # the monitor ends before Ray does, as in `tune`
-        cluster(cpus=params.train.workers),
-        Monitor(paths.root, name="train", params=raw, tags=tags) as monitor,
+        cluster(cpus=params.train.workers + params.train.validation.beside),
+        Monitor(paths.root, state, name="train", params=raw, tags=tags) as monitor,
         progress,
-        Follower(events.path, told),
+        Follower(events.path, reporter := Reporter(progress, monitor, metric=metric, epochs=0 if fitted else epochs)),
     ):
         events.mark("Ray started")
-        distributed.train(
-            raw,
-            data=data,
-            state=state,
-            fingerprint=known_by,
-            gpu=use_gpu(params.train.device, params.train.workers),
-            balance=balanced,
-        )
+        distributed.train(raw, data=data, state=state, fingerprint=known_by, balance=balanced)
         from pipelines.training import result  # needs torch and all of the loop, which training did not wait for
 
         description = result.take(state, paths.out)
         monitor.tag({"maskline.weights": description["weights"]["sha256"]})
+    if table := reporter.table():
+        print(table, file=sys.stderr, flush=True)
     paths.finished.append(partial(files.remove, state))
     return {
         "best epoch": f"{description['epoch'] + 1} of {epochs}",

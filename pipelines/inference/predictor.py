@@ -43,7 +43,7 @@ class Predictor:
         if not images:
             return []
         tensors = [torch.tensor(i).permute(2, 0, 1) for i in images]
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: weights that FSDP gathers in it could not be trained afterwards
             if not self.inference.plain:
                 return list(self._elaborately(tensors))
             batch, sizes = pad_images(tensors, self.model.stride)

@@ -1,23 +1,59 @@
 """Data-parallel training on Ray Train.
 
-Ray starts the worker group and tells when a worker is lost; what to resume from is ours (`checkpoint`), and so is the
-decision to retry: a lost worker is, an exception in the code is not, since it would only come again.
+Ray starts a worker group and tells how it ended. How many workers the next one has is `crew`'s to say, whether there
+is a next one `lost`'s (where a process is gone; where the code raised, it would only raise again), and what it resumes
+from is ours as well (`checkpoint`).
 """
 
-import sys
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipelines import config
-from pipelines.cluster import check_cpus
-from pipelines.errors import MasklineError, RunError
+from pipelines.cluster import sharing
+from pipelines.cluster.room import use_gpu
+from pipelines.errors import RunError
 from pipelines.training.balance import Balance
+from pipelines.training.workers import interruption, lost, regroup, shared
+from pipelines.training.workers.crew import Crew, say, smallest
 
 
-def train(
-    raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, gpu: bool, balance: Balance | None = None
-) -> None:
+def train(raw: dict[str, Any], *, data: Path, state: Path, fingerprint: str, balance: Balance | None = None) -> None:
     """Run the job to its end; `result.take(state, ...)` then has the model. Ray must be up."""
+    import ray.train
+    from ray.exceptions import RayError
+
+    params = config.parse(raw).train
+    least = smallest(params.passes, least=params.min_workers)
+    gpu = use_gpu(params.device, params.workers, least)
+    job = {"raw": raw, "data": data, "state": state, "fingerprint": fingerprint, "gpu": gpu, "balance": balance}
+    crew = Crew(
+        passes=params.passes, workers=params.workers, least=least, gpu=gpu, reserve=int(params.validation.beside)
+    )
+    losses = _Losses(state, params.max_failures)
+    checked, attempt, done = frozenset[str](), 0, False
+    with interruption.saving_first(state) as interrupted:
+        while not done:
+            say(crew.form())
+            look = partial(sharing.check, shared.of(data, state))
+            checked = look(checked)
+            try:
+                with crew.growing(state, partial(look, checked)):
+                    interrupted.end_if_any()  # it came before there was a group to ask
+                    done = _attempt(job, crew, attempt)
+            except (ray.train.TrainingFailedError, RayError) as error:
+                interrupted.end_if_any()
+                if lost.is_full(error):
+                    crew.cannot_start()
+                else:
+                    losses.count(lost.reason(error))
+            interrupted.end_if_any()
+            attempt += 1
+
+
+def _attempt(job: dict[str, Any], crew: Crew, attempt: int) -> bool:
+    """One worker group, from its start to its end; whether the job is done, and not only this group with it."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -25,64 +61,39 @@ def train(
         def _register_sigint_handler(self, controller: Any) -> None:
             """Ray's own would leave with 1 and without a word; the stage knows what was interrupted."""
 
-    params = config.parse(raw)
-    workers = params.train.workers
-    check_cpus(workers)
-    for attempt in range(params.train.max_failures + 1):
-        trainer = Trainer(
-            _worker,
-            train_loop_config={
-                "raw": raw,
-                "data": str(data),
-                "state": str(state),
-                "fingerprint": fingerprint,
-                "gpu": gpu,
-                "balance": balance,
-            },
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-            scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker={"CPU": 1}),
-            run_config=ray.train.RunConfig(
-                name=f"attempt-{attempt}",
-                storage_path=str(state / "ray"),
-                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-                failure_config=ray.train.FailureConfig(controller_failure_limit=0),
+    trainer = Trainer(
+        _worker,
+        train_loop_config=job,
+        torch_config=TorchConfig(backend="nccl" if crew.gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=crew.size, use_gpu=crew.gpu, resources_per_worker={"CPU": 1, **({"GPU": 1} if crew.gpu else {})}
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"attempt-{attempt}",
+            storage_path=str(job["state"] / "ray"),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            # Every end comes to us: Ray's own next try would have as many workers, whatever nodes are left.
+            failure_config=ray.train.FailureConfig(
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
             ),
-        )
-        try:
-            trainer.fit()
-            return
-        except ray.train.WorkerGroupError as error:
-            lost = _lost(error.worker_failures)
-            if not lost:
-                raise _root_cause(error) from error
-            left = params.train.max_failures - attempt
-            print(
-                f"train: lost worker {', '.join(map(str, lost))}: {_first_line(error.worker_failures[lost[0]])}; "
-                f"{left} restarts left",
-                file=sys.stderr,
-                flush=True,
-            )
-            last = error
-        except ray.train.TrainingFailedError as error:
-            raise RunError(f"Ray could not run the workers: {_first_line(error)}\n{_last_line(error)}") from error
-    raise RunError(
-        f"a worker was lost {params.train.max_failures + 1} times, last: {_first_line(last.worker_failures[lost[0]])}\n"
-        "do: look for memory or disk running out on the node; `dvc repro train` goes on from the last checkpoint"
+        ),
     )
+    return bool(trainer.fit().return_value)
 
 
-def _worker(job: dict[str, Any]) -> None:
-    """Runs in each process of the group."""
-    from pipelines.training.events import EventLog
+def _worker(job: dict[str, Any]) -> bool:
+    """Runs in each process of the group; whether the job is done."""
+    from pipelines.training.watching.events import EventLog
 
-    events = EventLog(Path(job["state"]) / "events.jsonl")
+    events = EventLog(job["state"] / "events.jsonl")
     events.mark("workers started")
     import ray.train
     import ray.train.torch
     import torch
 
     from pipelines.training import result
-    from pipelines.training.loop import Group, Job, fit
+    from pipelines.training.job import Group, Job, LeftError
+    from pipelines.training.loop import fit
 
     events.mark("libraries imported")
     params = config.parse(job["raw"])
@@ -92,35 +103,44 @@ def _worker(job: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=device,
-        wrap=ray.train.torch.prepare_model,
+        leave=partial(regroup.asked, job["state"]),
     )
-    task = Job(params=params, data=Path(job["data"]), state=Path(job["state"]), balance=job["balance"])
-    fit(task, group)
+    task = Job(params=params, data=job["data"], state=job["state"], balance=job["balance"])
+    try:
+        fit(task, group)
+    except LeftError:
+        return False
     if group.rank == 0:
         result.write(task, raw=job["raw"], fingerprint=job["fingerprint"])
+    return True
 
 
-def _lost(failures: dict[int, Exception]) -> list[int]:
-    """The ranks whose process went away, as opposed to those that raised (perhaps only because another went away)."""
-    from ray.exceptions import RayError
-    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+@dataclass
+class _Losses:
+    """Of workers, since a checkpoint was last written: a week on machines that come and go loses many, and a run that
+    gets nowhere is ended after `most` restarts."""
 
-    gone = (RayError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
-    return [rank for rank, error in failures.items() if isinstance(error, gone)]
+    state: Path
+    most: int
+    since: int = 0
+    seen: frozenset[Path] = field(default_factory=frozenset)
 
+    def __post_init__(self) -> None:
+        self.seen = self._checkpoints()
 
-def _root_cause(group: Any) -> Exception:
-    """Our own error first, then any that is not a collective that broke because another rank had stopped. What is no
-    error of ours is a bug, and comes with its traceback."""
-    errors = sorted(group.worker_failures.items())
-    ours = [e for _, e in errors if isinstance(e, MasklineError)]
-    others = [(r, e) for r, e in errors if "gloo" not in str(e) and "NCCL" not in str(e)] or errors
-    return ours[0] if ours else RunError(f"training failed on rank {others[0][0]}: {others[0][1]!r}\n{group}")
+    def count(self, reason: str) -> None:
+        """RunError, when there were too many."""
+        found = self._checkpoints()
+        self.since = 1 if found - self.seen else self.since + 1
+        self.seen |= found
+        if self.since > self.most:
+            times = f"{self.since} times" if self.since > 1 else "once"
+            raise RunError(
+                f"a worker was lost {times} since the last checkpoint: {reason}\n"
+                "do: look for memory or disk running out on the node; `dvc repro train` goes on from the last "
+                "checkpoint"
+            )
+        say(f"lost {reason}; restart {self.since} of {self.most} since the last checkpoint")
 
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
+    def _checkpoints(self) -> frozenset[Path]:
+        return frozenset((self.state / "checkpoints").glob("step-*/manifest.json"))

@@ -1,6 +1,7 @@
 """What a training run is known by, so that no other is resumed in its place."""
 
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,34 @@ CODE = Path(__file__).resolve().parents[1]
 ROOMS = (
     "data", "evaluation", "inference", "loading", "losses", "metrics", "models", "pixels.py", "targets.py", "training",
 )  # fmt: skip
+ONLOOKERS = (("training", "watching"), ("training", "search"))  # which change no weight
+LIBRARIES = ("numpy", "opencv-python-headless", "timm", "torch", "torchvision")
+# Of the section train, what a result does not follow from.
+FREE = (
+    "max_failures", "loader_workers", "workers", "min_workers", "accumulate", "checkpoint_minutes", "guards",
+)  # fmt: skip
 
 
 def fingerprint(raw: dict[str, Any], dataset: str, balance: Balance | None = None) -> str:
     """Of everything that training follows from: parameters, data and how it is balanced, code. What was begun under
     another fingerprint is never resumed."""
     sections = {name: raw[name] for name in ("task", "seed", "model", "loss", "train")}
-    # How often to try again, and how many processes load, change no weight: an interrupted run may be given more.
-    sections["train"] = {k: v for k, v in raw["train"].items() if k not in ("max_failures", "loader_workers")}
+    # Who does the work, and how often it is tried again, changes no weight: an interrupted run may be given others.
+    train = {k: v for k, v in raw["train"].items() if k not in FREE}
+    guards = {k: v for k, v in raw["train"]["guards"].items() if k != "hang_seconds"}
+    passes = raw["train"]["workers"] * raw["train"]["accumulate"]
+    shared = raw["train"]["workers"] if raw["train"]["sync_batch_norm"] else None
+    sections["train"] = {**train, "guards": guards, "passes": passes, "statistics": shared}
     weights = Path(raw["model"]["weights"])
     initial = files.sha256(weights) if weights.is_file() else ""
     paths = [path.relative_to(CODE) for path in CODE.rglob("*.py")]
-    code = {str(path): files.sha256(CODE / path) for path in paths if path.parts[0] in ROOMS}
-    return files.digest(sections, dataset, code, initial, HEADLINE[raw["task"]], balance and asdict(balance))
+    code = {
+        str(path): files.sha256(CODE / path)
+        for path in paths
+        if path.parts[0] in ROOMS and path.parts[:2] not in ONLOOKERS
+    }
+    libraries = {name: version(name) for name in LIBRARIES}
+    return files.digest(sections, dataset, code, libraries, initial, HEADLINE[raw["task"]], balance and asdict(balance))
 
 
 def with_absolute_weights(raw: dict[str, Any], root: Path) -> dict[str, Any]:

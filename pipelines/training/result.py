@@ -10,7 +10,8 @@ from pipelines.errors import RunError
 from pipelines.inference import package
 from pipelines.pixels import Pixels
 from pipelines.training.checkpoint import Checkpoints
-from pipelines.training.loop import Job, Row
+from pipelines.training.job import TIMES, Job, Row
+from pipelines.training.validation import Validations, weights
 
 HISTORY = "history.csv"
 RESULT = "result"  # in a job's state folder
@@ -26,16 +27,18 @@ def take(state: Path, out: Path) -> dict[str, Any]:
 def write(job: Job, *, raw: dict[str, Any], fingerprint: str) -> None:
     """The best epoch by the task's primary metric on the validation split."""
     params, manifest = job.params, read_manifest(job.data)
-    state = Checkpoints(job.state / "checkpoints").best()
-    if state is None:
+    checkpoints = Checkpoints(job.state / "checkpoints")
+    if (last := checkpoints.last()) is None:
         raise RunError(f"no checkpoint in {job.state} can be read")
+    known = Validations(job.state, last["validations"], keeps=False)
+    if (best := checkpoints.best(known.scores(params.task))) is None:
+        raise RunError(f"no checkpoint in {job.state} that was validated can be read")
     pixels = Pixels.of(manifest.mean, manifest.std)
     model = package.build(params.task, {**params.model.model_dump(), "weights": "none"}, manifest.classes, pixels)
-    model.load_state_dict(state["model"])
-    best: Row = state["history"][-1]
+    model.load_state_dict(weights(best))
+    epoch = best["position"]["epoch"] - 1
     out = job.state / RESULT
-    last = Checkpoints(job.state / "checkpoints").last() or state
-    write_history(out / HISTORY, last["history"])
+    write_history(out / HISTORY, known.merged(last["position"]["rows"]))
     package.save(
         out,
         model,
@@ -48,16 +51,16 @@ def write(job: Job, *, raw: dict[str, Any], fingerprint: str) -> None:
             "dataset": {"name": manifest.name, "hash": manifest.hash},
             "fingerprint": fingerprint,
             "parameters": {name: raw[name] for name in ("task", "seed", "dataset", "model", "loss", "train")},
-            "epoch": state["epoch"],
-            "metrics": {name: value for name, value in best.items() if name.startswith("val_")},
+            "epoch": epoch,
+            "metrics": known.rows[epoch],
         },
     )
 
 
 def write_history(path: Path, rows: list[Row]) -> None:
     """Without the times (MLflow has them): the same training leaves the same file."""
-    fields = [name for name in rows[0] if name not in ("seconds", "images_per_second")]
+    fields = {name: None for row in rows for name in row if name not in TIMES}
     with files.replacing(path) as file:
-        writer = csv.DictWriter(file, fieldnames=fields, extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(file, fieldnames=list(fields), extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)

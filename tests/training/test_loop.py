@@ -1,6 +1,8 @@
 """The loop: it learns, it says when it cannot, and a run that was killed ends as one that was not."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ from pipelines.data.formats import shapes
 from pipelines.data.shards import ShardReader
 from pipelines.errors import DataError, RunError
 from pipelines.evaluation.evaluator import VIEWS
+from pipelines.training import epoch, update, validation
 from pipelines.training.balance import Balance
 from pipelines.training.checkpoint import Checkpoints
-from pipelines.training.loop import Group, Job, Row, fit
+from pipelines.training.job import TIMES, Group, Job, LeftError, Row
+from pipelines.training.loop import fit
 
+ROOT = Path(__file__).resolve().parents[2]
 # Of each task one, and one with an auxiliary head: the loop knows the contract, which every model is held to.
 MODELS = {name: config.MODEL_TASKS[name] for name in ("unet", "pspnet", "mask_rcnn", "panoptic_deeplab")}
 
@@ -45,7 +50,7 @@ def last(job: Job) -> dict[str, Any]:
 
 
 def untimed(rows: list[Row]) -> list[Row]:
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:
@@ -64,9 +69,13 @@ def assert_same(a: Any, b: Any, where: str = "") -> None:
         assert a == b, where
 
 
+def untimed_state(state: dict[str, Any]) -> dict[str, Any]:
+    position = {**state["position"], "rows": untimed(state["position"]["rows"]), "seconds": 0.0}
+    return {**state, "position": position, "time": {}}
+
+
 def assert_same_run(a: Job, b: Job) -> None:
-    one, two = last(a), last(b)
-    assert_same({**one, "history": untimed(one["history"])}, {**two, "history": untimed(two["history"])})
+    assert_same(*(untimed_state(last(each)) for each in (a, b)))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -83,7 +92,6 @@ def test_every_model_learns_what_it_sees(job, name):
         assert weighted
         assert {k for k in row if k.startswith("val_")} == {f"val_{config.HEADLINE[v]}" for v in VIEWS[MODELS[name]]}
         assert all(0 <= row[k] <= 1 for k in row if k.startswith("val_"))
-        assert row["images_per_second"] > 0
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -123,13 +131,149 @@ def test_a_killed_run_goes_on_to_the_same_weights(job, name):
     }  # fmt: skip
     through, resumed = job("through", MODELS[name], changes), job("resumed", MODELS[name], changes)
     fit(through, Group())
-    for epoch in (0, 1):
+    for end in (0, 1):
         with pytest.raises(KilledError):
-            fit(resumed, Group(), killer(epoch))
+            fit(resumed, Group(), killer(end))
     torch.manual_seed(99)
     rows = fit(resumed, Group())
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     assert_same_run(through, resumed)
+
+
+def leaver(step: int, monkeypatch: pytest.MonkeyPatch) -> Group:
+    """A group that is told to leave with update `step`."""
+    monkeypatch.setattr(epoch, "LOOK", -1.0)  # it asks with every update
+    asked = iter(range(1000))
+    return Group(leave=lambda: next(asked) == step)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_that_leaves_within_an_epoch_goes_on_to_the_same_weights(job, name, monkeypatch):
+    """With a moving average, passes that are added up, and the losses that spikes are known by."""
+    changes = {
+        "model.name": name, "train.epochs": 3, "train.ema": 0.9, "train.accumulate": 2, "train.guards.spike": 100.0,
+        "train.loader_workers": int(name == "unet"), "model.channels": 8,
+    }  # fmt: skip
+    through, resumed = job("through", MODELS[name], changes), job("resumed", MODELS[name], changes)
+    rows = fit(through, Group())
+    for step in (0, 1):  # known one later: after two updates of an epoch of three, and after three more
+        with pytest.raises(LeftError):
+            fit(resumed, leaver(step, monkeypatch))
+    assert last(resumed)["position"]["step"] == 5
+    assert last(resumed)["position"]["batch"] == 2
+    torch.manual_seed(99)
+    assert untimed(fit(resumed, Group())) == untimed(rows)
+    assert_same_run(through, resumed)
+
+
+def test_a_checkpoint_is_written_when_its_time_has_come(job, monkeypatch):
+    monkeypatch.setattr(epoch, "LOOK", -1.0)
+    fit(job("a", changes={"train.epochs": 1, "train.checkpoint_minutes": 1e-9}), Group())
+    steps = [e.step for e in Checkpoints(job("a").state / "checkpoints").entries()]
+    assert steps == [2, 3], "the last two of those with every update are kept"
+    events = [json.loads(line) for line in (job("a").state / "events.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in events if e["kind"] == "checkpoint"] == [2, 3], "known one later"
+
+
+def test_what_is_kept_is_the_moving_average(job):
+    changes = {"train.ema": 0.5, "train.epochs": 2}
+    fit(job("a", "semantic", changes), Group())
+    state = last(job("a"))
+    kept = validation.weights(state)
+    assert any(not torch.equal(kept[name], state["model"][name]) for name in kept)
+    row = validation.measure_checkpoint(job("a", "semantic", changes), 1)
+    assert row == job_rows(job("a"))[1], "and it is what was measured"
+
+
+def job_rows(job: Job) -> dict[int, Row]:
+    return validation.Validations(job.state, {}, keeps=False).rows
+
+
+def test_the_last_epoch_is_measured_and_of_the_others_those_that_were_asked_for(job):
+    seen = []
+    rows = fit(job("a", "semantic", {"train.epochs": 5, "train.validation.every": 2}), Group(), seen.append)
+    assert ["val_miou" in row for row in rows] == [False, True, False, True, True]
+    assert seen == rows
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_ends_what_gets_no_better(job, monkeypatch, patience):
+    """The oracle is the run that was not ended: where had its last so many validations brought nothing better?"""
+    changes = {"train.epochs": 8, "train.learning_rate": 0.05, "train.schedule": "constant", "model.channels": 8}
+    through = untimed(fit(job("through", "semantic", changes), Group()))
+    scores = [row["val_miou"] for row in through]
+    ends = [n for n in range(1, 9) if n - 1 - scores.index(max(scores[:n])) >= patience]
+    wanted = through[: min([8, *ends])]
+    patient = job("patient", "semantic", {**changes, "train.patience": patience})
+    assert untimed(fit(patient, Group())) == wanted
+    assert untimed(fit(patient, Group())) == wanted, "and it stays ended"
+    again = job("again", "semantic", {**changes, "train.patience": patience})
+    with pytest.raises(LeftError):
+        fit(again, leaver(3 * len(wanted) - 2, monkeypatch))
+    assert untimed(fit(again, Group())) == wanted
+
+
+@pytest.mark.slow
+def test_validation_beside_the_training_measures_the_same(ray, job, monkeypatch):
+    changes = {"train.epochs": 3, "train.learning_rate": 0.02}
+    told, told_beside = [], []
+    rows = fit(job("together", "semantic", changes), Group(), told.append)
+    beside = job("beside", "semantic", {**changes, "train.validation.beside": True})
+    assert untimed(fit(beside, Group(), told_beside.append)) == untimed(rows)
+    assert untimed(told_beside) == untimed(told)
+    again = job("again", "semantic", {**changes, "train.validation.beside": True})
+    with pytest.raises(LeftError):
+        fit(again, leaver(3, monkeypatch))
+    assert untimed(fit(again, Group())) == untimed(rows), "what was under way is measured again"
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+    """poison(3, nan) -> the forward pass number 3 of this process gives a loss that many times too high."""
+
+    def prepare(at: int, factor: float) -> None:
+        plain, seen = update.LossStep.forward, []
+
+        def forward(self: Any, images: torch.Tensor, targets: Any) -> Any:
+            seen.append(len(images))
+            total, losses = plain(self, images, targets)
+            return (total * factor if len(seen) == at + 1 else total), losses
+
+        monkeypatch.setattr(update.LossStep, "forward", forward)
+
+    return prepare
+
+
+def test_a_batch_that_gives_no_number_is_left_out_when_that_is_asked_for(job, poison, caplog):
+    changes = {"train.epochs": 2, "train.guards.rollbacks": 1}
+    poison(4, float("nan"))
+    rows = fit(job("a", "semantic", changes), Group())
+    state = last(job("a"))
+    assert (len(rows), state["position"]["step"]) == (2, 6)
+    assert all(t.isfinite().all() for t in state["model"].values())
+    left_out = json.loads((job("a").state / "checkpoints" / "left_out.json").read_text())
+    assert left_out["steps"] == [4]
+    events = [json.loads(line) for line in (job("a").state / "events.jsonl").read_text().splitlines()]
+    told = next(e for e in events if e["kind"] == "rollback")
+    assert "non-finite loss or gradient at step 4 (loss nan" in told["text"]
+    assert "images of the batch on rank 0: train/" in told["text"]
+    assert fit(job("a", "semantic", changes), Group()) == rows
+
+
+def test_a_second_bad_batch_is_one_too_many(job, poison):
+    poison(1, float("inf"))
+    broken = job("a", "semantic", {"train.guards.rollbacks": 1, "loss.terms.semantic": 1e39})
+    with pytest.raises(RunError, match=r"at step 1 (.|\n)*, after 1 rollbacks\ndo: lower train\.learning_rate"):
+        fit(broken, Group())
+
+
+def test_a_loss_out_of_all_proportion_is_left_out(job, poison):
+    """After the sixteen that it takes to know what is usual."""
+    poison(20, 1e4)
+    changes = {"train.epochs": 8, "train.guards.spike": 50.0, "train.guards.rollbacks": 1}
+    rows = fit(job("a", "semantic", changes), Group())
+    assert json.loads((job("a").state / "checkpoints" / "left_out.json").read_text())["steps"] == [20]
+    assert max(row["train_loss"] for row in rows) < 10
 
 
 SCHEME = "loss.semantic.cross_entropy.class_weights"
@@ -199,8 +343,40 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_nothing_else(job):
     fit(through, Group())
     with pytest.raises(KilledError):
         fit(resumed, Group(), killer(1))
-    state = resumed.state / "checkpoints" / "epoch-0001" / "state.pt"
+    state = resumed.state / "checkpoints" / "step-00000006" / "state.pt"
     state.write_bytes(state.read_bytes()[:-1])
+    fit(resumed, Group())
+    assert_same_run(through, resumed)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_stops_the_run_and_costs_nothing(job, tmp_path, small, dataset):
+    """The kernel's limit on the size of files ends a checkpoint as a full disk does; without it the run goes on."""
+    through, resumed = job("through", "semantic", {"train.epochs": 3}), job("resumed", "semantic", {"train.epochs": 3})
+    fit(through, Group())
+    code = """
+import json, resource, signal, sys
+from pathlib import Path
+from pipelines import config
+from pipelines.errors import RunError
+from pipelines.training.job import Group, Job
+from pipelines.training.loop import fit
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+raw, data, state = json.loads(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+
+def fill(row):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+
+try:
+    fit(Job(params=config.parse(raw), data=data, state=state), Group(), fill)
+except RunError as error:
+    sys.exit(f"SAID {error}")
+"""
+    arguments = [json.dumps(small("semantic", {"train.epochs": 3})), str(dataset), str(resumed.state)]
+    ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 1
+    assert "SAID disk full: a checkpoint needs" in ended.stderr
+    assert last(resumed)["position"]["epoch"] == 1, "the checkpoint before is whole"
     fit(resumed, Group())
     assert_same_run(through, resumed)
 
@@ -238,12 +414,12 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_where(job, dataset):
     with pytest.raises(RunError) as caught:
         fit(broken, Group())
     said = str(caught.value)
-    assert "non-finite loss or gradient at step 3 (loss inf, norm " in said
-    assert "do: lower train.learning_rate" in said
+    assert "non-finite loss or gradient at step 3 (loss inf, semantic " in said
+    assert "do: raise train.guards.rollbacks to leave it out, lower train.learning_rate" in said
     named = said.split("rank 0: ")[1].splitlines()[0].split(", ")
     assert len(named) == 4
     assert set(named) < {record.id for record in ShardReader(dataset, "train")}
-    assert last(broken)["epoch"] == 0, "the last finite state is kept"
+    assert last(broken)["position"]["epoch"] == 1, "the last finite state is kept"
     assert all(t.isfinite().all() for t in last(broken)["model"].values())
 
 

@@ -15,7 +15,9 @@ from pipelines.evaluation.evaluator import evaluate
 from pipelines.inference import package
 from pipelines.training import result
 from pipelines.training.checkpoint import Checkpoints
-from pipelines.training.loop import Group, Job, fit
+from pipelines.training.job import TIMES, Group, Job
+from pipelines.training.loop import fit
+from pipelines.training.validation import Validations
 
 
 @pytest.fixture
@@ -26,9 +28,15 @@ def trained(dataset: Path, small: Callable[..., dict[str, Any]], tmp_path: Path)
     checkpoints = Checkpoints(job.state / "checkpoints")
     spoilt = checkpoints.last()  # the last epoch is to be the worst
     spoilt["model"] = {name: torch.zeros_like(value) for name, value in spoilt["model"].items()}
-    spoilt["history"].append({**spoilt["history"][-1], "epoch": 4, "val_miou": 0.0})
-    checkpoints.save(4, 0.0, {**spoilt, "epoch": 4})
+    position = spoilt["position"]
+    position["rows"].append({**position["rows"][-1], "epoch": 4})
+    checkpoints.save({**spoilt, "position": {**position, "epoch": 5}}, step=position["step"] + 1, epoch=4)
+    Validations(job.state, {}, keeps=True).add(4, {"val_miou": 0.0})
     return job, raw
+
+
+def scores_of(job: Job) -> dict[int, float]:
+    return Validations(job.state, {}, keeps=False).scores("semantic")
 
 
 def test_the_package_is_the_best_epoch_and_scores_what_it_says(trained, dataset, tmp_path):
@@ -41,9 +49,9 @@ def test_the_package_is_the_best_epoch_and_scores_what_it_says(trained, dataset,
 
     with (out / "history.csv").open() as file:
         history = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    times = {"seconds", "images_per_second"}
-    rows = Checkpoints(job.state / "checkpoints").last()["history"]
-    assert history == [{k: v for k, v in row.items() if k not in times} for row in rows]
+    rows = Checkpoints(job.state / "checkpoints").last()["position"]["rows"]
+    measured = Validations(job.state, {}, keeps=False).rows
+    assert history == [{k: v for k, v in row.items() if k not in TIMES} | measured[i] for i, row in enumerate(rows)]
     scores = [row["val_miou"] for row in history]
     assert len(scores) == 5
     assert description["epoch"] == scores.index(max(scores))
@@ -61,12 +69,12 @@ def test_the_package_is_the_best_epoch_and_scores_what_it_says(trained, dataset,
 
 def test_a_damaged_best_gives_way_to_the_next(trained):
     job, raw = trained
-    checkpoints = Checkpoints(job.state / "checkpoints")
-    best = max(checkpoints.entries(), key=lambda entry: entry.score)
+    checkpoints, scores = Checkpoints(job.state / "checkpoints"), scores_of(job)
+    best = max(checkpoints.entries(), key=lambda entry: scores[entry.epoch])
     (best.path / "state.pt").write_bytes(b"")
     others = [entry for entry in checkpoints.entries() if entry.epoch != best.epoch]
     result.write(job, raw=raw, fingerprint="f")
-    assert package.describe(job.state / result.RESULT)["epoch"] == max(others, key=lambda e: e.score).epoch
+    assert package.describe(job.state / result.RESULT)["epoch"] == max(others, key=lambda e: scores[e.epoch]).epoch
     for entry in others:
         (entry.path / "state.pt").unlink()
     with pytest.raises(RunError, match=r"no checkpoint in .* can be read"):
@@ -76,7 +84,7 @@ def test_a_damaged_best_gives_way_to_the_next(trained):
 def test_weights_are_those_of_the_checkpoint_bit_for_bit(trained, tmp_path):
     job, raw = trained
     result.write(job, raw=raw, fingerprint="f")
-    best = Checkpoints(job.state / "checkpoints").best()
+    best = Checkpoints(job.state / "checkpoints").best(scores_of(job))
     loaded = package.load(job.state / result.RESULT).model.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in best["model"].items())
 

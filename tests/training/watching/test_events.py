@@ -5,7 +5,7 @@ import threading
 import time
 from pathlib import Path
 
-from pipelines.training.events import Event, EventLog, Follower
+from pipelines.training.watching.events import Event, EventLog, Follower, tail
 
 
 def wait_for(told: list[Event], count: int) -> None:
@@ -38,12 +38,37 @@ def test_steps_are_thinned_and_the_first_is_told(tmp_path):
     assert len(steps) <= 1 + (time.monotonic() - start)
 
 
-def test_what_was_told_before_is_not_told_again(tmp_path):
+def test_what_was_told_before_is_not_told_again_and_what_nobody_was_told_is(tmp_path):
     path, told = tmp_path / "events.jsonl", []
     EventLog(path).write("epoch", epoch=0)
     with Follower(path, told.append):
-        EventLog(path).write("epoch", epoch=1)  # a second run appends
-    assert [e["epoch"] for e in told] == [1]
+        wait_for(told, 1)
+    EventLog(path).write("epoch", epoch=1)  # its driver was killed
+    with Follower(path, told.append):
+        EventLog(path).write("epoch", epoch=2)  # a second run appends
+    assert [e["epoch"] for e in told] == [0, 1, 2]
+
+
+def test_events_that_begin_anew_are_told_from_their_start(tmp_path):
+    path, told = tmp_path / "events.jsonl", []
+    EventLog(path).write("epoch", epoch=0, filler="x" * 100)
+    with Follower(path, told.append):
+        wait_for(told, 1)
+    path.unlink()
+    EventLog(path).write("epoch", epoch=7)
+    with Follower(path, told.append):
+        wait_for(told, 2)
+    assert [e["epoch"] for e in told] == [0, 7]
+
+
+def test_the_tail_has_the_newest_events_whole(tmp_path):
+    path = tmp_path / "events.jsonl"
+    assert tail(path) == []
+    for i in range(100):
+        EventLog(path).write("mark", i=i)
+    newest = [event["i"] for event in tail(path, size=500)]
+    assert newest == list(range(newest[0], 100))
+    assert 0 < newest[0] < 99
 
 
 def test_half_a_line_waits_for_its_other_half(tmp_path):

@@ -36,12 +36,35 @@ class EventLog:
             self.write("step", **values)
 
 
+def tail(path: Path, size: int = 2**16) -> list[Event]:
+    """The newest events, oldest first."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - size))
+        return [event for line in file if (event := _event(line)) is not None]
+
+
+def _event(line: bytes) -> Event | None:
+    """None for a line that is torn, because its writer was killed or because it was not read from its start."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "kind" in event else None
+
+
 class Follower:
-    """The reading side: calls `on_event` for every line, from a thread, until closed; then reads what is left."""
+    """The reading side: calls `on_event` for every line, from a thread, until closed; then reads what is left.
+
+    How far it has read is kept beside the events: what one follower was told is not told to the next, and what nobody
+    was told, since the driver was killed before the workers, is told then.
+    """
 
     def __init__(self, path: Path, on_event: Callable[[Event], None]):
         self.path, self.on_event = path, on_event
-        self.position = path.stat().st_size if path.exists() else 0  # what an earlier attempt said is told already
+        self.mark = path.with_suffix(".told")
+        self.position = self._marked()
         self.stop = Flag()
         self.thread = Thread(target=self._follow, daemon=True)
 
@@ -61,14 +84,21 @@ class Follower:
     def _read(self) -> None:
         if not self.path.exists():
             return
+        before = self.position
         with self.path.open("rb") as file:
             file.seek(self.position)
             for line in file:
                 if not line.endswith(b"\n"):
                     break  # still being written
                 self.position += len(line)
-                try:
-                    event = json.loads(line)
-                except ValueError:
-                    continue  # torn: its writer was killed
-                self.on_event(event)
+                if (event := _event(line)) is not None:
+                    self.on_event(event)
+        if self.position != before:
+            self.mark.write_text(str(self.position))  # not synced: who reads twice is told twice, which does no harm
+
+    def _marked(self) -> int:
+        try:
+            position = int(self.mark.read_text())
+        except (OSError, ValueError):
+            return 0
+        return position if self.path.exists() and position <= self.path.stat().st_size else 0

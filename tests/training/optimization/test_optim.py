@@ -1,47 +1,12 @@
-"""Optimisers and schedules against their formulas."""
+"""Optimisers against their formulas."""
 
-import math
 from copy import deepcopy
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
-from pipelines.training import optim
-
-SCHEDULES = {
-    "poly": lambda x: (1 - x) ** 0.9,
-    "cosine": lambda x: (1 + math.cos(math.pi * x)) / 2,
-    "constant": lambda x: 1.0,
-}
-
-
-def rates(steps: int, schedule: str, warmup: float) -> list[float]:
-    return [optim.learning_rate(step, steps=steps, base=0.1, schedule=schedule, warmup=warmup) for step in range(steps)]
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_linear_warm_up_then_the_formula(schedule):
-    found = rates(100, schedule, 0.1)
-    assert found[:10] == pytest.approx([0.1 * (i + 1) / 11 for i in range(10)])
-    assert found[10] == pytest.approx(0.1), "the base rate is reached when the warm-up ends"
-    assert found[10:] == pytest.approx([0.1 * SCHEDULES[schedule](i / 90) for i in range(90)])
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_without_a_warm_up_the_first_step_has_the_base_rate(schedule):
-    assert rates(50, schedule, 0.0)[0] == 0.1
-
-
-@given(st.integers(1, 60), st.sampled_from(sorted(SCHEDULES)), st.floats(0, 1))
-def test_every_step_moves_and_none_moves_more_than_the_base_rate(steps, schedule, warmup):
-    found = rates(steps, schedule, warmup)
-    assert all(0 < rate <= 0.1 for rate in found)
-    top = found.index(max(found))
-    assert found[: top + 1] == sorted(found[: top + 1])
-    assert found[top:] == sorted(found[top:], reverse=True)
+from pipelines.training.optimization import optim
 
 
 def network() -> nn.Module:
@@ -97,3 +62,36 @@ def test_an_optimiser_goes_on_where_another_one_stood(name):
     run(resumed, two, range(3, 6))
     for a, b in zip(through.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_rate_reaches_each_group_by_its_scale(name):
+    model = nn.ModuleDict({"encoder": nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]), "head": nn.Linear(2, 2)})
+    optimizer = optim.build(model, name=name, learning_rate=0.1, weight_decay=0.5, encoder_rate=0.5, layer_decay=0.5)
+    optim.set_rate(optimizer, 0.2)
+    rates = {p: g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    assert [rates[p] for p in model.parameters()] == pytest.approx([0.025] * 2 + [0.05] * 2 + [0.2] * 2)
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()  # decay alone
+    for p, old in zip(model.parameters(), before, strict=True):
+        torch.testing.assert_close(p.detach(), old * (1 - 0.5 * rates[p] if p.ndim > 1 else 1.0))
+
+
+@pytest.mark.parametrize(("name", "plain"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_a_fused_step_is_torch_s_plain_one(name, plain):
+    torch.manual_seed(0)
+    model, other = network(), network()
+    other.load_state_dict(model.state_dict())
+    ours = optim.build(model, name=name, learning_rate=0.01, weight_decay=0.0)
+    options = {"momentum": 0.9} if name == "sgd" else {"weight_decay": 0.0}
+    theirs = plain(other.parameters(), lr=0.01, foreach=False, fused=False, **options)
+    for _ in range(5):
+        for p, q in zip(model.parameters(), other.parameters(), strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        ours.step()
+        theirs.step()
+    for p, q in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q)

@@ -1,0 +1,1 @@
+"""How processes train one model together, and what is theirs together."""
