@@ -32,6 +32,8 @@ $(VENV)/.installed: requirements.lock
 lock: $(VENV)/.installed     ## resolve pyproject.toml into requirements.lock again
 	@env -u UV_INDEX_URL -u UV_DEFAULT_INDEX $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --extra dev \
 	  --custom-compile-command "make lock" $(LOCK_FLAGS) pyproject.toml -o requirements.lock
+	@echo 'ray[default]' | env -u UV_INDEX_URL -u UV_DEFAULT_INDEX $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	  -c requirements.lock --custom-compile-command "make lock" $(LOCK_FLAGS) - -o deploy/requirements.lock
 
 lint: install   ## style, types, import contracts
 	@ruff check . && ruff format --check . && mypy && lint-imports --no-cache

@@ -138,6 +138,65 @@ FAULTS = {
         space("model.name", {"choice": ["unet", "panoptic_deeplab"]}),
         r"tune\.space\.model\.name: .*unet does the semant",
     ),
+    "space: step of a choice": Fault(
+        space("train.warmup", {"choice": [0.1], "step": 1}), r"warmup\.step is for uniform and integer, not for choice"
+    ),
+    "space: half a step": Fault(
+        space("train.patience", {"integer": [0, 4], "step": 0.5}), r"patience\.step must be a number above 0, and whole"
+    ),
+    "space: no list": Fault(space("train.warmup", {"uniform": 3}), r"warmup\.uniform must be a list, got 3"),
+    "space: whole range": Fault(
+        space("train.patience", {"integer": [0.5, 4]}), r"patience\.integer must be \[low, high\] of whole numbers"
+    ),
+    "space: when of nothing": Fault(
+        space("train.warmup", {"choice": [0.1], "when": {"train.optimizer": "sgd"}}),
+        r"train\.warmup\.when\.train\.optimizer: names no `choice` of tune\.space \(allowed: none is there\)",
+    ),
+    "space: when never": Fault(
+        {
+            "tune.space": {
+                "train.optimizer": {"choice": ["adamw", "sgd"]},
+                "train.warmup": {"choice": [0.1], "when": {"train.optimizer": "adam"}},
+            }
+        },
+        r"train\.warmup\.when\.train\.optimizer: got 'adam', allowed: adamw, sgd",
+    ),
+    "space: when in a circle": Fault(
+        {
+            "tune.space": {
+                "train.optimizer": {"choice": ["sgd"], "when": {"train.schedule": "poly"}},
+                "train.schedule": {"choice": ["poly"], "when": {"train.optimizer": "sgd"}},
+            }
+        },
+        r"their `when` go in a circle",
+    ),
+    "halving what is drawn one by one": Fault(
+        {"tune.sampler": "tpe"}, r"tune: scheduler halving holds all candidates against each other, and sampler tpe"
+    ),
+    "a population of what is fixed": Fault(
+        {"tune.scheduler": "pbt", "tune.space": {"model.channels": {"choice": [32, 64]}}},
+        r"tune: scheduler pbt changes values while it trains, and model\.channels cannot change",
+    ),
+    "a grid without an end": Fault(
+        {"tune.sampler": "grid"}, r"sampler grid needs a choice, an integer or a step: train\.learning_rate, "
+    ),
+    "a grid that does not fit": Fault(
+        {"tune.sampler": "grid", "tune.space": {"train.patience": {"integer": [0, 9]}}},
+        r"the grid has 10 points and tune\.trials is 4: raise it",
+    ),
+    "choices for numbers": Fault(
+        {
+            "tune.sampler": "cmaes",
+            "tune.scheduler": "asha",
+            "tune.space": {"train.optimizer": {"choice": ["adamw", "sgd"]}},
+        },
+        r"sampler cmaes knows numbers only, and train\.optimizer is a choice",
+    ),
+    "halving two objectives": Fault(
+        {"tune.objectives": ["score", "latency"]}, r"scheduler halving looks at the score alone"
+    ),
+    "a bound of nothing": Fault({"tune.max_latency": 5.0}, r"add latency to tune\.objectives"),
+    "grace beyond the end": Fault({"tune.grace_epochs": 3}, r"grace_epochs 3 is more than tune\.epochs 2"),
     "space: splits the batch": Fault(
         space("train.batch_size", {"choice": [8, 7]}),
         r"tune\.space\.train\.batch_size: .*7 is not a multiple of 2 worker",

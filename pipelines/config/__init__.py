@@ -7,10 +7,12 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
+from pipelines.config import space as spaces
 from pipelines.config.fields import Section, Task, short
 from pipelines.config.loss import Loss, Terms
 from pipelines.config.model import CLASSICAL, MODEL_TASKS, WITHOUT_SCORES, Model
-from pipelines.config.sections import Dataset, Evaluate, Ingest, Register, Train, Tune, Validate
+from pipelines.config.sections import Dataset, Evaluate, Ingest, Register, Train, Validate
+from pipelines.config.tune import Tune
 from pipelines.config.values import flatten, get, merge, nest, read, with_overrides
 from pipelines.errors import ConfigError, bounded, did_you_mean
 
@@ -127,13 +129,27 @@ def _at(raw: Mapping[str, Any], name: str) -> Any:
 def _unsearchable(raw: Mapping[str, Any], params: Params) -> Iterator[str]:
     """Names in tune.space that do not exist, and values there that params.yaml would not accept."""
     names = [n for n in flatten({s: raw[s] for s in ("model", "loss", "train")}) if n not in SET_BY_TUNE]
-    for name, space in params.tune.space.items():
+    for name in params.tune.space:
         if name not in names:
             hint = did_you_mean(name, names)
             yield f"tune.space.{name}: no such parameter{hint} (model, loss and train are searched)"
             continue
-        kind, values = next(iter(space.items()))
-        for value in values:
-            trial = merge(raw, {name: value if kind == "choice" else float(value)})  # what is drawn is never whole
+        for value in _to_try(spaces.read(params.tune.space)[name]):
+            trial = merge(raw, _where_it_matters(params.tune.space, name) | {name: value})
             faults = _field_faults(trial)[0] + _disagreements(trial)
             yield from (f"tune.space.{name}: {fault}" for fault in faults)
+
+
+def _to_try(space: spaces.Range) -> list[Any]:
+    """Each value of a choice, and of whole numbers that are not many; else the ends of the range."""
+    if space.kind == "choice" or (space.kind in spaces.WHOLE and len(space.points() or ()) in range(1, 65)):
+        return space.points() or []
+    return [value if space.kind in spaces.WHOLE else float(value) for value in space.values]
+
+
+def _where_it_matters(space: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Values of others with which `name` is drawn."""
+    found: dict[str, Any] = {}
+    for other, wanted in space[name].get("when", {}).items():
+        found |= _where_it_matters(space, other) | {other: wanted[0] if isinstance(wanted, list) else wanted}
+    return found

@@ -1,11 +1,11 @@
 """The sections that belong to one stage each, and `dataset`."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from pipelines.config.fields import Above0, Count, Fraction, Positive, Section, Weight, short
+from pipelines.config.fields import Above0, Count, Fraction, Positive, Section, Weight
 from pipelines.config.model import CRF
 
 FormatName = Literal[
@@ -81,45 +81,6 @@ class Validate(Section):
     repeat_threshold: Fraction
     effective_beta: Annotated[float, Field(gt=0, lt=1)]
     workers: Positive
-
-
-class Tune(Section):
-    trials: Count
-    epochs: Positive
-    concurrent: Positive
-    grace_epochs: Positive
-    space: dict[str, dict[Literal["choice", "uniform", "loguniform"], list[Any]]]
-    reduction_factor: Annotated[int, Field(ge=2)]
-
-    @field_validator("grace_epochs")
-    @classmethod
-    def _within_the_epochs(cls, grace: int, info: ValidationInfo) -> int:
-        if grace > info.data.get("epochs", grace):
-            raise ValueError(f"{grace} is more than tune.epochs {info.data['epochs']}: change one of them")
-        return grace
-
-    @field_validator("space")
-    @classmethod
-    def _one_range_each(
-        cls, spaces: dict[str, dict[str, list[Any]]], info: ValidationInfo
-    ) -> dict[str, dict[str, list[Any]]]:
-        if not spaces and info.data.get("trials"):
-            raise ValueError("is empty: name what is searched, or set tune.trials to 0")
-        for name, space in spaces.items():
-            if len(space) != 1:
-                raise ValueError(f"{name} must have exactly one of choice, uniform, loguniform, got {sorted(space)}")
-            kind, values = next(iter(space.items()))
-            if kind == "choice":
-                if not values:
-                    raise ValueError(f"{name}.choice must not be empty")
-                continue
-            numbers = len(values) == 2 and all(type(v) in (int, float) for v in values)
-            if not numbers or not values[0] < values[1] or (kind == "loguniform" and values[0] <= 0):
-                positive = " above 0" if kind == "loguniform" else ""
-                raise ValueError(
-                    f"{name}.{kind} must be [low, high] with low < high{positive}, got {short.repr(values)}"
-                )
-        return spaces
 
 
 class Augment(Section):
@@ -206,6 +167,15 @@ class Train(Section):
             raise ValueError(f"{least} is more than train.workers {info.data['workers']}: change one of them")
         return least
 
+    @model_validator(mode="after")
+    def _whole_where_workers_share_statistics(self) -> "Train":
+        if self.sync_batch_norm and self.min_workers != self.workers:
+            raise ValueError(
+                f"sync_batch_norm: what is learned depends on the number of workers, so min_workers {self.min_workers} "
+                f"must be workers {self.workers}"
+            )
+        return self
+
 
 class Inference(Section):
     """How a semantic model is asked; registered with it."""
@@ -221,6 +191,7 @@ class Inference(Section):
 class Evaluate(Section):
     split: Literal["train", "val", "test"]
     batch_size: Positive
+    workers: Count
     cases: Count
     resamples: Count
     boundary: Fraction

@@ -19,9 +19,10 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands(text: str) -> list[list[str]]:
-    """The lines of the ```sh blocks, without their comments."""
+    """The lines of the ```sh blocks, without their comments and the settings before them (A=1 make)."""
     blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.S)
-    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line.strip()]
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines() if line.strip()]
+    return [list(itertools.dropwhile(re.compile(r"[A-Z_]+=").match, line)) for line in lines]
 
 
 ALL = [command for name in TEXTS for command in commands((ROOT / name).read_text())]
@@ -42,6 +43,8 @@ def test_commands_exist(command: list[str]) -> None:
         config.parse(config.merge(config.read(ROOT / "params.yaml"), overrides(command)))
     elif command[0] == "python":
         assert (ROOT / command[1]).is_file()
+    elif command[0] == "ray":
+        assert command[1:4] == ["job", "submit", "--"], "which tests/workflow/test_jobs.py runs"
     else:
         assert command[0] == "dvc"
 
