@@ -70,7 +70,7 @@ RECIPES = {
     "pspnet": Recipe(pixels=(8, 12)),
     "deeplabv2": Recipe(pixels=(8, 12)),
     "deeplabv3": Recipe(pixels=(8, 12), options={"output_stride": 8}),
-    "fcis": Recipe(side=64, steps=800),
+    "fcis": Recipe(side=64, steps=1200),
     "blendmask": Recipe(side=64),
     "polarmask": Recipe(side=64),
     "solo": Recipe(side=64),
