@@ -25,7 +25,6 @@ class Epoch:
     def __init__(self, trainer: Trainer):
         self.trainer, self.position, self.pulse = trainer, trainer.position, Pulse(trainer.group.world)
         self.ids: list[str] = []  # of the images of the update whose pulse is on its way
-        self.looked = time.monotonic()
         self.leave = False  # once it is over
 
     def train(self) -> Row:
@@ -78,9 +77,9 @@ class Epoch:
     def _told(self, losses: Tensor, finite: Tensor) -> Tensor:
         """What this rank has to tell: its share of the losses, and whether anything is out of order."""
         save = leave = False
-        if self.trainer.group.rank == 0 and time.monotonic() - self.looked > LOOK:
-            self.looked = time.monotonic()
-            save = self.looked - self.trainer.saved > 60 * self.trainer.params.train.checkpoint_minutes
+        if self.trainer.group.rank == 0 and time.monotonic() - self.trainer.looked > LOOK:
+            self.trainer.looked = time.monotonic()
+            save = self.trainer.looked - self.trainer.saved > 60 * self.trainer.params.train.checkpoint_minutes
             leave = self.trainer.group.leave()
         flags = torch.tensor([save, leave], dtype=torch.float32).to(losses.device, non_blocking=True)
         spoilt = ~(finite & losses.isfinite().all())

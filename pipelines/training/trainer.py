@@ -118,6 +118,7 @@ class Trainer:
         self.events = EventLog(job.state / "events.jsonl")
         self.rollbacks = Rollbacks(job.state, most=train.guards.rollbacks, group=group)
         self.position, self.saved = Position(), time.monotonic()
+        self.looked = self.saved  # for whether the group is to leave: an epoch may be shorter than the time between
         self.validations = Validations(job.state, {}, keeps=group.rank == 0)
         self.beside = Beside(job, group) if train.validation.beside else None
         if (state := self.restore()) is not None:

@@ -58,7 +58,7 @@ def test_a_node_that_dies_costs_time_and_nothing_else(project, cluster_of):
 @pytest.mark.timeout(900)
 def test_a_node_that_comes_is_used(project, cluster_of):
     cluster = cluster_of(1)
-    growing = project("growing", {"train.epochs": 250})
+    growing = project("growing", {"train.epochs": 800})
     process = growing.start("train", cluster.address)
     growing.until(process, epochs=1)
     cluster.add_node(**NODE)
@@ -67,14 +67,14 @@ def test_a_node_that_comes_is_used(project, cluster_of):
     assert "room for 1 of 2 workers: these begin, with the same global batches" in said
     assert "1 -> 2 workers, the same global batches" in said
     assert "lost" not in said
-    assert len(growing.history()) == 251
+    assert len(growing.history()) == 801
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("lost", ["the head of the Ray cluster", "this machine's Ray"])
 def test_without_the_head_it_ends_with_a_word_and_goes_on_later(lost, project, cluster_of):
     cluster = cluster_of(2)
-    run = project("run", {"train.epochs": 60})
+    run = project("run", {"train.epochs": 400})
     process = run.start("train", cluster.address)
     run.until(process, epochs=2)
     if lost == "this machine's Ray":
@@ -91,4 +91,4 @@ def test_without_the_head_it_ends_with_a_word_and_goes_on_later(lost, project, c
     run.until(again, epochs=len(run.epochs()) + 2)
     assert run.epochs() == list(range(len(run.epochs()))), "none is done twice"
     assert again.wait(timeout=200) == 0
-    assert len(run.history()) == 61
+    assert len(run.history()) == 401
