@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +43,19 @@ def write_json(path: Path, value: Any) -> None:
     with replacing(path) as file:
         json.dump(value, file, indent=2, allow_nan=False, sort_keys=False)
         file.write("\n")
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
+    """JSON with a checksum of itself: what flips a bit of it is noticed by `read_sealed`."""
+    write_json(path, {**values, "checksum": digest(values)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """FileNotFoundError where there is none; OSError or ValueError where it is not what was written."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or values.pop("checksum", None) != digest(values):
+        raise ValueError("checksum mismatch")
+    return values
 
 
 def write_yaml(path: Path, value: Any) -> None:

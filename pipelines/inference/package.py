@@ -57,7 +57,7 @@ def save(folder: Path, model: nn.Module, description: Mapping[str, Any]) -> None
     beside.replace(folder / WEIGHTS)
     weights = {"file": WEIGHTS, "sha256": files.sha256(folder / WEIGHTS)}
     described = {"version": VERSION, **description, "weights": weights}
-    files.write_json(folder / DESCRIPTION, {**described, "checksum": files.digest(described)})
+    files.write_sealed(folder / DESCRIPTION, described)
 
 
 def describe(folder: Path) -> dict[str, Any]:

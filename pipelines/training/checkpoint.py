@@ -5,7 +5,6 @@ resumes whatever has the same name.
 """
 
 import errno
-import json
 import logging
 import os
 import shutil
@@ -43,6 +42,11 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self.folder = folder
 
+    @classmethod
+    def of(cls, state: Path) -> "Checkpoints":
+        """Those of a job, by its state folder."""
+        return cls(state / FOLDER)
+
     def save(self, state: State, *, step: int, epoch: int | None = None) -> None:
         """Written beside, synced, and committed by one rename, the manifest inside."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +57,7 @@ class Checkpoints:
             beside.mkdir()
             _write(beside / STATE, state)
             manifest = {"step": step, "epoch": epoch, "sha256": files.sha256(beside / STATE)}
-            files.write_json(beside / MANIFEST, {**manifest, "checksum": files.digest(manifest)})
+            files.write_sealed(beside / MANIFEST, manifest)
             files.remove(final)
             beside.rename(final)
             _sync(self.folder)
@@ -63,12 +67,8 @@ class Checkpoints:
         found = []
         for path in self.folder.glob("step-*"):
             try:
-                raw = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-                checksum = raw.pop("checksum")
-                if files.digest(raw) != checksum:
-                    raise ValueError("checksum mismatch")
-                found.append(Entry(path=path, **raw))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                found.append(Entry(path=path, **files.read_sealed(path / MANIFEST)))
+            except (OSError, ValueError, TypeError) as error:
                 log.warning("checkpoint %s has no readable manifest (%s): left out", path.name, error)
         return sorted(found, key=lambda entry: entry.step)
 

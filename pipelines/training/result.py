@@ -8,10 +8,10 @@ from pipelines import files
 from pipelines.data.shards import read_manifest
 from pipelines.errors import RunError
 from pipelines.inference import package
-from pipelines.pixels import Pixels
 from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.job import TIMES, Job, Row
-from pipelines.training.validation import Validations, weights
+from pipelines.training.rebuild import describe, rebuild
+from pipelines.training.validation import Validations
 
 HISTORY = "history.csv"
 RESULT = "result"  # in a job's state folder
@@ -27,15 +27,13 @@ def take(state: Path, out: Path) -> dict[str, Any]:
 def write(job: Job, *, raw: dict[str, Any], fingerprint: str) -> None:
     """The best epoch by the task's primary metric on the validation split."""
     params, manifest = job.params, read_manifest(job.data)
-    checkpoints = Checkpoints(job.state / "checkpoints")
+    checkpoints = Checkpoints.of(job.state)
     if (last := checkpoints.last()) is None:
         raise RunError(f"no checkpoint in {job.state} can be read")
     known = Validations(job.state, last["validations"], keeps=False)
     if (best := checkpoints.best(known.scores(params.task))) is None:
         raise RunError(f"no checkpoint in {job.state} that was validated can be read")
-    pixels = Pixels.of(manifest.mean, manifest.std)
-    model = package.build(params.task, {**params.model.model_dump(), "weights": "none"}, manifest.classes, pixels)
-    model.load_state_dict(weights(best))
+    model = rebuild(params, manifest, best)
     epoch = best["position"]["epoch"] - 1
     out = job.state / RESULT
     write_history(out / HISTORY, known.merged(last["position"]["rows"]))
@@ -43,11 +41,8 @@ def write(job: Job, *, raw: dict[str, Any], fingerprint: str) -> None:
         out,
         model,
         {
-            "task": params.task,
+            **describe(params.task, manifest),
             "model": params.model.model_dump(exclude={"weights"}),
-            "classes": manifest.to_json()["classes"],
-            "mean": manifest.mean,
-            "std": manifest.std,
             "dataset": {"name": manifest.name, "hash": manifest.hash},
             "fingerprint": fingerprint,
             "parameters": {name: raw[name] for name in ("task", "seed", "dataset", "model", "loss", "train")},

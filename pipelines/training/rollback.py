@@ -1,6 +1,5 @@
 """Batches that would spoil a model: told with their images, left out after going back to before them, or the end."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,13 +29,10 @@ class Rollbacks:
     def __init__(self, state: Path, *, most: int, group: Group):
         self.path, self.most, self.group = state / CHECKPOINTS / FILE, most, group
         try:
-            said = json.loads(self.path.read_text(encoding="utf-8"))
-            if files.digest(said["steps"]) != said["checksum"]:
-                raise ValueError("checksum mismatch")
-            self.left_out: list[int] = said["steps"]
+            self.left_out: list[int] = files.read_sealed(self.path)["steps"]
         except FileNotFoundError:
             self.left_out = []
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError) as error:
             raise RunError(
                 f"{self.path} is damaged ({error}), which says what batches were left out\n"
                 f"do: remove {state}, and train again from the beginning"
@@ -53,4 +49,4 @@ class Rollbacks:
             )
         self.left_out.append(spoilt.step)
         if self.group.rank == 0:
-            files.write_json(self.path, {"steps": self.left_out, "checksum": files.digest(self.left_out)})
+            files.write_sealed(self.path, {"steps": self.left_out})

@@ -113,7 +113,7 @@ class Trainer:
             phases=self.phases,
         )
         self.spikes = Spikes(train.guards.spike)
-        self.checkpoints = Checkpoints(job.state / "checkpoints")
+        self.checkpoints = Checkpoints.of(job.state)
         self.writer = Writer(self.checkpoints)
         self.events = EventLog(job.state / "events.jsonl")
         self.rollbacks = Rollbacks(job.state, most=train.guards.rollbacks, group=group)

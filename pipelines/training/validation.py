@@ -1,6 +1,5 @@
 """The headline metrics on the validation split after an epoch: by the group itself, or beside it."""
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,13 +13,12 @@ from pipelines.config import HEADLINE, Params
 from pipelines.data.shards import ShardReader
 from pipelines.errors import RunError
 from pipelines.evaluation.evaluator import Evaluator, score
-from pipelines.inference import package
 from pipelines.inference.predictor import Predictor
 from pipelines.models.contract import SegmentationModel
-from pipelines.pixels import Pixels
 from pipelines.training.checkpoint import FOLDER as CHECKPOINTS
 from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.job import Group, Job, Row, gathered
+from pipelines.training.rebuild import describe, rebuild
 
 log = logging.getLogger(__name__)
 PENDING = 60.0  # seconds between two words about a validation that does not come
@@ -40,7 +38,7 @@ class Validations:
         if not self.keeps:
             return
         said = {str(e): r for e, r in sorted(self.rows.items())}
-        files.write_json(self.path, {"rows": said, "checksum": files.digest(said)})
+        files.write_sealed(self.path, {"rows": said})
 
     def merged(self, rows: Sequence[Row]) -> list[Row]:
         """What training said of its epochs, with what validation says of them."""
@@ -51,10 +49,7 @@ class Validations:
 
     def _read(self) -> dict[int, Row]:
         try:
-            said = json.loads(self.path.read_text(encoding="utf-8"))
-            if files.digest(said["rows"]) != said["checksum"]:
-                raise ValueError("checksum mismatch")
-            return {int(epoch): row for epoch, row in said["rows"].items()}
+            return {int(epoch): row for epoch, row in files.read_sealed(self.path)["rows"].items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -64,7 +59,7 @@ class Validations:
 
 def history(state: Path) -> list[Row]:
     """Of the epochs of a job's state folder that are trained and measured."""
-    last = Checkpoints(state / CHECKPOINTS).last()
+    last = Checkpoints.of(state).last()
     if last is None:
         return []
     known = Validations(state, last["validations"], keeps=False)
@@ -144,25 +139,15 @@ class Beside:
 
 def measure_checkpoint(job: Job, epoch: int, device: str = "cpu") -> Row:
     reader = ShardReader(job.data, "val")
-    manifest = reader.manifest
-    state = Checkpoints(job.state / CHECKPOINTS).of_epoch(epoch)
+    state = Checkpoints.of(job.state).of_epoch(epoch)
     if state is None:
         raise RunError(
             f"the checkpoint of epoch {epoch} in {job.state}, which is to be measured, is damaged\n"
             f"do: remove {job.state}, and train again"
         )
-    pixels = Pixels.of(manifest.mean, manifest.std)
-    section = {**job.params.model.model_dump(), "weights": "none"}
-    model = package.build(job.params.task, section, manifest.classes, pixels)
-    model.load_state_dict(weights(state))
+    model = rebuild(job.params, reader.manifest, state)
     evaluator = _score(model.to(device), job.params, reader, range(len(reader)), torch.device(device))
     return _headlines(evaluator)
-
-
-def weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Of a checkpoint, those that are validated and kept: the moving average's, where there is one."""
-    found: dict[str, torch.Tensor] = state["average"]["weights"] if state["average"] else state["model"]
-    return found
 
 
 def _score(
@@ -173,14 +158,7 @@ def _score(
     device: torch.device,
     on_image: Callable[[], None] = lambda: None,
 ) -> Evaluator:
-    manifest = reader.manifest
-    description = {
-        "task": params.task,
-        "classes": manifest.to_json()["classes"],
-        "mean": manifest.mean,
-        "std": manifest.std,
-    }
-    predictor = Predictor(model, description, str(device))
+    predictor = Predictor(model, describe(params.task, reader.manifest), str(device))
     with autocast(device, params.train.precision):
         batch_size = params.train.batch_size
         return score(predictor, reader, indices=indices, batch_size=batch_size, on_image=lambda *_: on_image())

@@ -16,7 +16,7 @@ from pipelines.data.formats import shapes
 from pipelines.data.shards import ShardReader
 from pipelines.errors import DataError, RunError
 from pipelines.evaluation.evaluator import VIEWS
-from pipelines.training import epoch, update, validation
+from pipelines.training import epoch, rebuild, update, validation
 from pipelines.training.balance import Balance
 from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.job import TIMES, Group, Job, LeftError, Row
@@ -179,7 +179,7 @@ def test_what_is_kept_is_the_moving_average(job):
     changes = {"train.ema": 0.5, "train.epochs": 2}
     fit(job("a", "semantic", changes), Group())
     state = last(job("a"))
-    kept = validation.weights(state)
+    kept = rebuild.weights(state)
     assert any(not torch.equal(kept[name], state["model"][name]) for name in kept)
     row = validation.measure_checkpoint(job("a", "semantic", changes), 1)
     assert row == job_rows(job("a"))[1], "and it is what was measured"
