@@ -202,12 +202,12 @@ def test_a_model_that_is_measured_again_may_rise(line: Line) -> None:
 
 
 @pytest.mark.parametrize(
-    ("miou", "floors", "rule"),
-    [(math.nan, {}, "not a number"), (math.inf, {}, "not a number"), (None, {}, "not a number"),
-     (0.3, {"semantic.miou": 0.4}, "floor")],
+    ("seed", "miou", "floors", "rule"),
+    [(1, math.nan, {}, "not a number"), (2, math.inf, {}, "not a number"), (3, None, {}, "not a number"),
+     (4, 0.3, {"semantic.miou": 0.4}, "floor")],
 )  # fmt: skip
-def test_what_is_refused_is_registered_all_the_same(line: Line, miou: float, floors: Any, rule: str) -> None:
-    decision = line.add(hash((miou, rule)) % 1000, miou, floors=floors)
+def test_what_is_refused_is_registered_all_the_same(line: Line, seed: int, miou: float, floors: Any, rule: str) -> None:
+    decision = line.add(seed, miou, floors=floors)
     assert decision["decision"]["rule"] == rule
     assert not decision["decision"]["promoted"]
     assert decision["aliases"]["after"] == {"challenger": decision["version"]}
