@@ -14,7 +14,8 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Protocol
 
-from pipelines.cluster import cluster
+from pipelines.cluster import cluster, sharing
+from pipelines.cluster.sharing import Shared
 from pipelines.errors import MasklineError
 
 FEW = 200  # images
@@ -28,10 +29,10 @@ class Task(Protocol):
 
 
 class Engine:
-    """A context manager: Ray, once it was needed, runs until the end."""
+    """A context manager: Ray, once it was needed, runs until the end, and its nodes see what they `share`."""
 
-    def __init__(self, workers: int):
-        self.workers = workers
+    def __init__(self, workers: int, share: Shared):
+        self.workers, self.share = workers, share
         self._ray: ExitStack | None = None
 
     def __enter__(self) -> "Engine":
@@ -49,6 +50,7 @@ class Engine:
         if self._ray is None:
             self._ray = ExitStack()
             self._ray.enter_context(_ray(self.workers))
+            sharing.check(self.share)
         yield from _on_ray(task, jobs, self.workers)
 
 
