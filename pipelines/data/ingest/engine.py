@@ -83,14 +83,14 @@ def _on_ray(task: Task, jobs: Sequence[Any], workers: int) -> Generator[Any, Non
         num_cpus=1,
         compute=ray.data.TaskPoolStrategy(size=min(workers, len(rows))),
     )
-    for result in _pulled(data):
+    for result in pulled(data):
         found = pickle.loads(result)  # noqa: S301 - what our own worker has sent
         if isinstance(found, MasklineError):
             raise found
         yield found
 
 
-def _pulled(data: Any) -> Iterator[bytes]:
+def pulled(data: Any) -> Iterator[bytes]:
     """The rows' results, waited for here while another thread is inside Ray Data: an interrupt that comes there, in one
     of its callbacks, is lost, and the work goes on."""
     results: queue.Queue[bytes | BaseException | None] = queue.Queue(maxsize=64)
@@ -125,10 +125,10 @@ def _work(batch: dict[str, Any], *, task: bytes) -> dict[str, Any]:
             other.close()
         _held.clear()
         _held[task] = pickle.loads(task)  # noqa: S301 - what our own driver has sent
-    return {"result": [pickle.dumps(_answer(_held[task], pickle.loads(job))) for job in batch["job"]]}  # noqa: S301
+    return {"result": [pickle.dumps(answer(_held[task], pickle.loads(job))) for job in batch["job"]]}  # noqa: S301
 
 
-def _answer(task: Task, job: Any) -> Any:
+def answer(task: Task, job: Any) -> Any:
     """What a user can mend comes back as it is: Ray would wrap it in an error of its own, with a trace."""
     try:
         return task(job)
