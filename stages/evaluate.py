@@ -26,9 +26,10 @@ def run(params: Params, paths: Paths) -> Summary:
 
     from pipelines.data.shards import ShardReader
     from pipelines.evaluation.evaluator import Detail, score
+    from pipelines.evaluation.per_image import PerImage
     from pipelines.inference import package
     from pipelines.inference.options import Inference
-    from pipelines.reporting import cases, images, plots, report
+    from pipelines.reporting import cases, plots, report
 
     predictor = package.load(
         paths.of("train"),
@@ -63,7 +64,8 @@ def run(params: Params, paths: Paths) -> Summary:
         "precision_recall": {iou: instance.precision_recall(iou) for iou in IOUS} if instance else {},
         "calibration": evaluator.calibration.bins() if evaluator.calibration else [],
     }
-    images.write(paths.out, headline=HEADLINE[params.task], scores=scores, images=evaluator.images)
+    plots.table(paths.out / "images.csv", ["id", HEADLINE[params.task]], scores.items())
+    PerImage.of(evaluator, list(scores)).write(paths.out / "images.npz")
     names = [c.name for c in manifest.classes]
     shown = list(cases.collect(predictor, reader, list(scores.values()), params.evaluate.cases))
     plots.write(paths.out / "plots", names=names, headline=HEADLINE[params.task], **drawn)
