@@ -22,7 +22,11 @@ PER_CLASS = frozenset(
     + [f"instance.{view}ap_per_class" for view in ("", "box.", "boundary.")]
     + [f"panoptic.{n}_per_class" for n in ("pq", "sq", "rq")]
 )
-ERRORS = frozenset(["semantic.ece", "semantic.mce"])  # the smaller the better
+_MISTAKES = ("badly_localised", "both", "duplicate", "false_positive", "missed", "wrong_class")
+ERRORS = frozenset(  # the smaller the better
+    [f"{family}.{n}" for family in ("semantic", "instance") for n in ("ece", "mce")]
+    + [f"panoptic.errors.{n}" for n in _MISTAKES]
+)
 COSTS = frozenset(f"cost.{n}" for n in ("latency_ms", "latency_p95_ms", "memory_mb", "parameters", "size_mb"))
 
 
