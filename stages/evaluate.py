@@ -28,10 +28,11 @@ def run(params: Params, paths: Paths) -> Summary:
 
     from pipelines.data.shards import ShardReader
     from pipelines.evaluation.evaluator import Detail, score
+    from pipelines.evaluation.per_image import PerImage
     from pipelines.inference import cost, package
     from pipelines.inference.options import Inference
     from pipelines.loading.batch import decode
-    from pipelines.reporting import cases, images, plots, report
+    from pipelines.reporting import cases, plots, report
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     predictor = package.load(
@@ -75,7 +76,8 @@ def run(params: Params, paths: Paths) -> Summary:
         "precision_recall": {iou: instance.precision_recall(iou) for iou in IOUS} if instance else {},
         "calibration": evaluator.calibration.bins() if evaluator.calibration else [],
     }
-    images.write(paths.out, headline=HEADLINE[params.task], scores=scores, images=evaluator.images)
+    plots.table(paths.out / "images.csv", ["id", HEADLINE[params.task]], scores.items())
+    PerImage.of(evaluator, list(scores)).write(paths.out / "images.npz")
     names = [c.name for c in manifest.classes]
     shown = list(cases.collect(predictor, reader, list(scores.values()), params.evaluate.cases))
     plots.write(paths.out / "plots", names=names, headline=HEADLINE[params.task], **drawn)
