@@ -2,11 +2,13 @@
 
 Reads results/ingest, results/train and the sections task, seed and evaluate.
 Writes metrics.json (for `register` and `dvc metrics`), plots/ (for `dvc plots`), report.html (for people), and of each
-image its score and its sums: images.csv, images.npz.
+image its score and its sums: images.csv, images.npz. What a prediction costs is in cost.json, apart from the metrics,
+since it differs from run to run.
 """
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,15 @@ def run(params: Params, paths: Paths) -> Summary:
 
     from pipelines.data.shards import ShardReader
     from pipelines.evaluation.evaluator import Detail, score
-    from pipelines.inference import package
+    from pipelines.inference import cost, package
     from pipelines.inference.options import Inference
+    from pipelines.loading.batch import decode
     from pipelines.reporting import cases, images, plots, report
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     predictor = package.load(
         paths.of("train"),
-        device="cuda" if torch.cuda.is_available() else "cpu",
+        device=device,
         inference=Inference.of(params.evaluate.inference.model_dump()),
     )
     reader = ShardReader(paths.of("ingest"), params.evaluate.split)
@@ -55,6 +59,14 @@ def run(params: Params, paths: Paths) -> Summary:
             progress=progress,
             on_image=lambda _, record, value: scores.update({record.id: value}),
         )
+    spent = cost.measure(
+        predictor.predict,
+        (decode(reader[i]) for i in cost.some(len(reader))),
+        batch_size=params.evaluate.batch_size,
+        parameters=sum(p.numel() for p in predictor.model.parameters()),
+        weights=paths.of("train") / package.WEIGHTS,
+        device=device,
+    )
     metrics, semantic, instance = evaluator.compute(), evaluator.semantic, evaluator.instance
     drawn: dict[str, Any] = {
         "metrics": metrics,
@@ -80,6 +92,7 @@ def run(params: Params, paths: Paths) -> Summary:
         **drawn,
     )
     files.write_text(paths.out / "report.html", report.render(evaluation))
+    files.write_json(paths.out / "cost.json", asdict(spent))
     dataset = {"hash": manifest.hash, "split": params.evaluate.split, "images": len(reader)}
     files.write_json(
         paths.out / "metrics.json",

@@ -12,7 +12,7 @@ from pipelines.config.export import Export
 from pipelines.config.fields import Section, Task, short
 from pipelines.config.loss import Loss, Terms
 from pipelines.config.model import CLASSICAL, MODEL_TASKS, SOFT_TARGETS, WITHOUT_SCORES, Model
-from pipelines.config.sections import Dataset, Evaluate, Ingest, Register, Train, Validate
+from pipelines.config.sections import Dataset, Evaluate, Ingest, Predict, Register, Serve, Train, Validate
 from pipelines.config.tune import Tune
 from pipelines.config.values import flatten, get, merge, nest, read, with_overrides
 from pipelines.errors import ConfigError, bounded, did_you_mean
@@ -42,6 +42,8 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     register_: Annotated[Register, Field(alias="register")]
+    predict: Predict
+    serve: Serve
     export: Export
 
 

@@ -14,12 +14,21 @@ from pipelines.data.prediction import Prediction
 from pipelines.data.schema import ClassInfo, Record
 from pipelines.evaluation import counting
 from pipelines.loading.batch import decode
-from pipelines.metrics import bootstrap, boundary, resampled_ap, semantic
+from pipelines.metrics import (
+    bootstrap,
+    boundary,
+    detection_calibration,
+    resampled_ap,
+    segment_failures,
+    semantic,
+)
 from pipelines.metrics import panoptic as quality
 from pipelines.metrics.boundary import BoundaryMetrics
 from pipelines.metrics.calibration import CalibrationMetrics
 from pipelines.metrics.instance import CONFIDENT, InstanceMetrics
 from pipelines.metrics.panoptic import PanopticMetrics
+from pipelines.metrics.pixel_failures import PixelFailures
+from pipelines.metrics.segment_failures import SegmentFailures
 from pipelines.metrics.semantic import SemanticMetrics
 from pipelines.progress import Progress
 
@@ -66,7 +75,7 @@ class Predicted:
 
 class Evaluator:
     """Metrics of the views that `task` gives, `None` for the others; with `detail` also boundaries,
-    calibration, and each image's own sums."""
+    calibration, failures in the task's own view, and each image's own sums."""
 
     def __init__(self, *, task: str, classes: Sequence[ClassInfo], detail: Detail | None = None):
         self.task, self.classes, self.detail = task, tuple(classes), detail
@@ -80,6 +89,9 @@ class Evaluator:
         detailed = detail if "semantic" in views else None
         self.boundary = BoundaryMetrics(names, tolerance=detailed.boundary) if detailed else None
         self.calibration = CalibrationMetrics() if detailed else None
+        self.failures: SegmentFailures | PixelFailures | None = None
+        if detail:
+            self.failures = PixelFailures(names) if task == "semantic" else SegmentFailures(names)
         # What each image has added to the metrics that are functions of sums: what resamples are made of.
         self.images: dict[str, list[np.ndarray]] = {name: [] for name in self._totals()}
         self.count = 0
@@ -97,7 +109,15 @@ class Evaluator:
             size = (record.height, record.width)
             self.instance.update(record.segments, size, _given(prediction.instances, "instance"))
         if self.panoptic is not None:
-            self.panoptic.update(panoptic.truth(record, self.things), _given(prediction.panoptic, "panoptic"))
+            truth = panoptic.truth(record, self.things)
+            self.panoptic.update(truth, _given(prediction.panoptic, "panoptic"))
+            if isinstance(self.failures, SegmentFailures):
+                self.failures.update(segment_failures.of_panoptic(truth, _given(prediction.panoptic, "panoptic")))
+        elif isinstance(self.failures, SegmentFailures):
+            found = _given(prediction.instances, "instance")
+            self.failures.update(segment_failures.of_instances(record.segments, found, confident=CONFIDENT))
+        if isinstance(self.failures, PixelFailures):
+            self.failures.update(record.semantic, _given(prediction.semantic, "semantic"))
         self.count += 1
         for name, totals in self._totals().items():
             self.images[name].append(totals - before[name])
@@ -116,6 +136,10 @@ class Evaluator:
         for more in (self.boundary, self.calibration):
             if more is not None:
                 found["semantic"] |= more.compute()
+        if self.instance is not None and self.detail is not None:
+            found["instance"] |= detection_calibration.counts(self.instance).compute()
+        if isinstance(self.failures, SegmentFailures):
+            found[self.task]["errors"] = self.failures.compute()
         for view, intervals in self._intervals().items():
             found[view]["intervals"] = intervals
         return found
@@ -129,7 +153,7 @@ class Evaluator:
         return {"semantic": self.semantic, "instance": self.instance, "panoptic": self.panoptic}
 
     def _accumulators(self) -> list[Any]:
-        return [m for m in (*self._held().values(), self.boundary, self.calibration) if m is not None]
+        return [m for m in (*self._held().values(), self.boundary, self.calibration, self.failures) if m is not None]
 
     def _totals(self) -> dict[str, np.ndarray]:
         """By metric, the sums over all images so far."""

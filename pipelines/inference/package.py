@@ -91,7 +91,7 @@ def load(folder: Path, *, device: str = "cpu", inference: Inference | None = Non
     """
     description = describe(folder)
     if inference is None:
-        inference = _registered(folder / INFERENCE)
+        inference = registered(folder)
     classes = tuple(ClassInfo(**{**c, "color": tuple(c["color"])}) for c in description["classes"])
     pixels = Pixels.of(description["mean"], description["std"])
     model = build(description["task"], {**description["model"], "weights": "none"}, classes, pixels)
@@ -121,7 +121,9 @@ def _fill(model: nn.Module, path: Path, wanted: str) -> None:
         raise DataError(f"{path} does not fit the model that {DESCRIPTION} describes: {error}") from None
 
 
-def _registered(path: Path) -> Inference:
+def registered(folder: Path) -> Inference:
+    """How the model was asked when it was registered: plainly, if it was not."""
+    path = folder / INFERENCE
     try:
         return Inference.of(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

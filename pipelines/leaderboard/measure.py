@@ -3,13 +3,12 @@
 Times are medians of rounds in which every model has its turn: what else the machine does meets all of them alike.
 """
 
-import ctypes
 import gc
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.inference import package
+from pipelines.inference import cost, package
 from pipelines.models.contract import SegmentationModel
 
 ROUNDS = 7
@@ -42,7 +41,7 @@ def costs(folders: Mapping[str, Path], size: tuple[int, int], *, rounds: int = R
     with torch.inference_mode():
         for turn in range(rounds + 1):  # the first one warms up
             for name, model in models.items():
-                seconds = _time(model, images[name])
+                seconds = cost.seconds(partial(_ask, model, images[name]), device=device)
                 if turn:
                     times[name].append(seconds)
         return {
@@ -68,16 +67,6 @@ def _ask(model: SegmentationModel, image: Tensor) -> None:
     model.predict(model(image), [(height, width)])
 
 
-def _time(model: SegmentationModel, image: Tensor) -> float:
-    if image.is_cuda:
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    _ask(model, image)
-    if image.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
-
-
 def _operations(model: SegmentationModel, image: Tensor) -> int:
     model.requires_grad_(False)  # the counter follows what wants a gradient, which nothing has in inference mode
     with FlopCounterMode(display=False) as counter:
@@ -93,11 +82,11 @@ def _memory(folder: Path, size: tuple[int, int], device: str) -> int:
     model = package.load(folder, device=device).model
     image = _image(size, model.stride, device)
     gc.collect()
-    torch.cuda.reset_peak_memory_stats()
+    cost.forget_peak(device)
     before = torch.cuda.memory_allocated()
     with torch.inference_mode():
         _ask(model, image)
-    return torch.cuda.max_memory_allocated() - before
+    return cost.peak(device) - before
 
 
 def _peak_here(folder: Path, size: tuple[int, int]) -> int:
@@ -107,17 +96,10 @@ def _peak_here(folder: Path, size: tuple[int, int]) -> int:
     with torch.inference_mode():
         _ask(model, _image((64, 64), model.stride, "cpu"))  # libraries that load when first used
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, or the prediction would use it unseen
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: loading the weights had one of its own
-        before = _status("VmRSS")
+        cost.forget_peak()  # loading the weights had one of its own
+        before = cost.resident("VmRSS")
         _ask(model, image)
-    return max(0, _status("VmHWM") - before)
-
-
-def _status(name: str) -> int:
-    """A line of Linux's account of this process, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    return max(0, cost.peak() - before)
 
 
 if __name__ == "__main__":

@@ -20,25 +20,24 @@ UNIT = 1 << 24
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bin:
-    """The pixels whose probability lies in (low, high]."""
+    """What has a probability in (low, high]: pixels, or detections."""
 
     low: float
     high: float
     confidence: float  # their mean probability
     accuracy: float  # the share of them that is right
-    share: float  # of all pixels
+    share: float  # of all of them
 
 
-class CalibrationMetrics:
+class CalibrationCounts:
+    """What bins are made of."""
+
     def __init__(self) -> None:
-        self._counts = np.zeros((3, BINS), np.int64)  # pixels, those that are right, the sum of probabilities in UNIT
+        self._counts = np.zeros((3, BINS), np.int64)  # how many, those that are right, the sum of probabilities in UNIT
 
-    def update(self, truth: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> None:
-        """Maps of class ids or IGNORE, and the probability of each predicted class, all of equal shape."""
-        if not truth.shape == predicted.shape == confidence.shape:
-            raise ValueError(f"truth of {truth.shape}, prediction of {predicted.shape}, confidence {confidence.shape}")
-        counted = (truth != IGNORE) & (predicted != IGNORE)
-        sure, right = confidence[counted].astype(np.float64), (truth == predicted)[counted]
+    def add(self, confidence: np.ndarray, right: np.ndarray) -> None:
+        """float[n] in 0..1 and bool[n]."""
+        sure = confidence.astype(np.float64)
         if sure.size and not (sure.min() >= 0 and sure.max() <= 1):  # NaN fails both
             raise ValueError(f"confidences must be probabilities, got {sure.min():g}..{sure.max():g}")
         index = np.maximum(np.ceil(sure * BINS).astype(np.int64) - 1, 0)
@@ -46,21 +45,21 @@ class CalibrationMetrics:
         for row, weights in zip(self._counts, (None, right, np.rint(sure * UNIT)), strict=True):
             row += np.bincount(index, weights, minlength=BINS).astype(np.int64)
 
-    def merge(self, other: "CalibrationMetrics") -> None:
+    def merge(self, other: "CalibrationCounts") -> None:
         self._counts += other._counts
 
     def bins(self) -> list[Bin]:
-        """Those that have pixels, for a reliability diagram."""
-        pixels, right, sure = self._counts
+        """Those that have any, for a reliability diagram."""
+        count, right, sure = self._counts
         return [
             Bin(
                 low=i / BINS,
                 high=(i + 1) / BINS,
-                confidence=float(sure[i] / UNIT / pixels[i]),
-                accuracy=float(right[i] / pixels[i]),
-                share=float(pixels[i] / pixels.sum()),
+                confidence=float(sure[i] / UNIT / count[i]),
+                accuracy=float(right[i] / count[i]),
+                share=float(count[i] / count.sum()),
             )
-            for i in np.flatnonzero(pixels).tolist()
+            for i in np.flatnonzero(count).tolist()
         ]
 
     def compute(self) -> dict[str, Any]:
@@ -68,3 +67,14 @@ class CalibrationMetrics:
         if not gaps:
             return {"ece": None, "mce": None}
         return {"ece": sum(share * gap for share, gap in gaps), "mce": max(gap for _, gap in gaps)}
+
+
+class CalibrationMetrics(CalibrationCounts):
+    """Of semantic maps."""
+
+    def update(self, truth: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> None:
+        """Maps of class ids or IGNORE, and the probability of each predicted class, all of equal shape."""
+        if not truth.shape == predicted.shape == confidence.shape:
+            raise ValueError(f"truth of {truth.shape}, prediction of {predicted.shape}, confidence {confidence.shape}")
+        counted = (truth != IGNORE) & (predicted != IGNORE)
+        self.add(confidence[counted], (truth == predicted)[counted])

@@ -33,19 +33,19 @@ class PanopticMetrics:
         """One image."""
         truth, predicted = (one.runs() if isinstance(one, Panoptic) else one for one in (truth, predicted))
         self._check(truth, predicted)
-        t, p, shared = _pairs(truth, predicted)
+        t, p, shared = pairs(truth, predicted)
         # Row 0 is void, of a class that nothing else has: -1 in the truth, -2 in the prediction.
         labels, found = np.append(-1, truth.labels), np.append(-2, predicted.labels)
         crowd = np.append(False, truth.iscrowd)
-        truth_area, area = _sums(t, shared, labels.size), _sums(p, shared, found.size)
-        void = _sums(p[t == 0], shared[t == 0], found.size)
+        truth_area, area = sums(t, shared, labels.size), sums(p, shared, found.size)
+        void = sums(p[t == 0], shared[t == 0], found.size)
 
         category = labels[t]
         same = category == found[p]
         union = truth_area[t] + area[p] - shared - void[p]
         match = same & ~crowd[t] & (2 * shared > union)
-        excuse = same & (_last_crowd(labels, crowd & (truth_area > 0), len(self.names))[category] == t)
-        excused = void + _sums(p[excuse], shared[excuse], found.size)
+        excuse = same & (last_crowd(labels, crowd & (truth_area > 0), len(self.names))[category] == t)
+        excused = void + sums(p[excuse], shared[excuse], found.size)
 
         missed, wrong = (truth_area > 0) & ~crowd, (area > 0) & (2 * excused <= area)
         missed[t[match]] = wrong[p[match]] = False
@@ -103,7 +103,7 @@ def scores(totals: np.ndarray, things: Sequence[int]) -> dict[str, np.ndarray]:
     return {**means, **{f"{key}_per_class": values for key, values in per_class.items()}}
 
 
-def _pairs(truth: PanopticRuns, predicted: PanopticRuns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pairs(truth: PanopticRuns, predicted: PanopticRuns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(truth id, predicted id, pixels in common) of all pairs that meet, in order."""
     edges = np.concatenate([truth.start, predicted.start])
     order = np.argsort(edges, kind="stable")  # two rows that are in order each: this kind is the fastest to merge them
@@ -114,21 +114,21 @@ def _pairs(truth: PanopticRuns, predicted: PanopticRuns) -> tuple[np.ndarray, np
     t, p = truth.ids[of_truth[full] - 1], predicted.ids[np.flatnonzero(full) - of_truth[full]]
     key, rows = t.astype(np.int64) * (len(predicted.labels) + 1) + p, (len(truth.labels) + 1, len(predicted.labels) + 1)
     if math.prod(rows) <= TABLE:
-        shared = _sums(key, length[full], math.prod(rows))
+        shared = sums(key, length[full], math.prod(rows))
         met = np.flatnonzero(shared)
         shared = shared[met]
     else:
         met, which = np.unique(key, return_inverse=True)
-        shared = _sums(which, length[full], met.size)
+        shared = sums(which, length[full], met.size)
     return *np.divmod(met, rows[1]), shared
 
 
-def _sums(ids: np.ndarray, pixels: np.ndarray, count: int) -> np.ndarray:
+def sums(ids: np.ndarray, pixels: np.ndarray, count: int) -> np.ndarray:
     """Pixels by id; bincount adds them as float64, which is exact for whole numbers."""
     return np.bincount(ids, pixels, minlength=count).astype(np.int64)
 
 
-def _last_crowd(labels: np.ndarray, crowd: np.ndarray, classes: int) -> np.ndarray:
+def last_crowd(labels: np.ndarray, crowd: np.ndarray, classes: int) -> np.ndarray:
     """int64[classes + 1]: the id of each class's last crowd, or -1; the last row is void's, which has none."""
     last = np.full(classes + 1, -1)
     ids = np.flatnonzero(crowd)

@@ -101,14 +101,23 @@ def test_writes_what_it_promises(task, project, dataset):
         found = semantic.scores(counts["semantic"].sum(axis=0))
         assert found["miou"] == pytest.approx(metrics["semantic"]["miou"])
     assert len(page) < 3_000_000
+    cost = json.loads((paths.out / "cost.json").read_text(), parse_constant=refuse_constants)
+    assert cost["parameters"] == sum(p.numel() for p in package.load(paths.of("train")).model.parameters())
+    assert cost["size_mb"] == (paths.of("train") / package.WEIGHTS).stat().st_size / 1e6
+    assert 0 < cost["latency_ms"] <= cost["latency_p95_ms"]
 
 
 def test_the_same_again_gives_the_same_bytes(project):
     params, paths = project("semantic")
     evaluate.run(params, paths)
-    first = {p: p.read_bytes() for p in paths.out.rglob("*") if p.is_file()}
+    first = repeatable(paths.out)
     evaluate.run(params, paths)
-    assert {p: p.read_bytes() for p in paths.out.rglob("*") if p.is_file()} == first
+    assert repeatable(paths.out) == first
+
+
+def repeatable(folder: Path) -> dict[Path, bytes]:
+    """All but what a prediction costs."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != "cost.json"}
 
 
 def test_refuses_a_model_of_other_classes(project):

@@ -1,6 +1,7 @@
 """What one prediction costs: the second objective of a search."""
 
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from pipelines.config import Params
 from pipelines.data.schema import Manifest
+from pipelines.inference.cost import seconds
 from pipelines.inference.predictor import Predictor
 from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.rebuild import describe, rebuild
@@ -21,9 +23,6 @@ def measure(params: Params, manifest: Manifest, state: Path) -> float:
     model = rebuild(params, manifest, Checkpoints.of(state).last())
     predictor = Predictor(model, describe(params.task, manifest), "cpu")
     image = np.random.default_rng(0).integers(0, 256, (*params.train.augment.crop, 3), dtype=np.uint8)
-    seconds = []
-    for _ in range(WARM_UP + MEASURED):
-        started = time.process_time()
-        predictor.predict([image])
-        seconds.append(time.process_time() - started)
-    return 1000 * median(seconds[WARM_UP:])
+    ask = partial(predictor.predict, [image])
+    times = [seconds(ask, clock=time.process_time) for _ in range(WARM_UP + MEASURED)]
+    return 1000 * median(times[WARM_UP:])
