@@ -222,7 +222,7 @@ def write_png(folder: Path, name: str, one: Panoptic) -> dict[str, Any]:
 
 def read_png(folder: Path, about: Mapping[str, Any]) -> PanopticRuns:
     segments = [(s["id"], s["category_id"], bool(s["iscrowd"])) for s in about["segments_info"]]
-    return panoptic.painted(cv2.imread(str(folder / about["file_name"])), segments)
+    return panoptic.painted(cv2.imread(str(folder / about["file_name"]), cv2.IMREAD_COLOR_RGB), segments)
 
 
 def compare_pq_files(checkout: Path, rounds: int, count: int = 20) -> None:

@@ -1,6 +1,6 @@
 """The nuclei of the 2018 Data Science Bowl (BBBC038, stage1_train) in a fixed split.
 
-    python benchmarks/nuclei.py --data STAGE1_TRAIN --out FOLDER [--type fluorescence] [--shrink 2]
+    python benchmarks/nuclei.py --data STAGE1_TRAIN --out FOLDER [--type fluorescence] [--shrink 2 | --enlarge 2]
     python benchmarks/nuclei.py --data STAGE1_TRAIN --write      # how nuclei_split.csv was made
 
 nuclei_split.csv lists every image with its type (size, colour, light or dark ground) and its place: of each type 70 %
@@ -50,7 +50,7 @@ def write(data: Path) -> None:
         writer.writerows(sorted(rows))
 
 
-def arrange(data: Path, out: Path, only: str, shrink: int) -> None:
+def arrange(data: Path, out: Path, only: str, shrink: int, enlarge: int) -> None:
     """<out>/<split>/<id>/images and masks, as the format instance_folder reads them."""
     there = images(data)
     with SPLIT.open() as file:
@@ -62,10 +62,12 @@ def arrange(data: Path, out: Path, only: str, shrink: int) -> None:
         for path in sorted((data / row["id"]).glob("*/*.png")):
             place = out / row["split"] / path.relative_to(data)
             place.parent.mkdir(parents=True, exist_ok=True)
-            if shrink == 1:
+            mask = path.parent.name == "masks"
+            if enlarge > 1:
+                cv2.imwrite(str(place), larger(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), enlarge, mask=mask))
+            elif shrink == 1:
                 shutil.copyfile(path, place)
             else:
-                mask = path.parent.name == "masks"
                 small = smaller(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), shrink, mask=mask)
                 if not mask or small.any():  # an object of less than a pixel is gone
                     cv2.imwrite(str(place), small)
@@ -78,18 +80,25 @@ def smaller(pixels: np.ndarray, factor: int, *, mask: bool) -> np.ndarray:
     return np.where(small >= 128, 255, 0).astype(np.uint8) if mask else small
 
 
+def larger(pixels: np.ndarray, factor: int, *, mask: bool) -> np.ndarray:
+    """Masks by repeating pixels: the IoU of two of them stays what it was."""
+    how = cv2.INTER_NEAREST if mask else cv2.INTER_CUBIC
+    return cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=how)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--type", default="", help="the beginning of a type's name: fluorescence, stained, bright")
     parser.add_argument("--shrink", type=int, default=1)
+    parser.add_argument("--enlarge", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     if arguments.write:
         write(arguments.data)
     if arguments.out:
-        arrange(arguments.data, arguments.out, arguments.type, arguments.shrink)
+        arrange(arguments.data, arguments.out, arguments.type, arguments.shrink, arguments.enlarge)
 
 
 if __name__ == "__main__":

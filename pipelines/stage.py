@@ -39,7 +39,24 @@ class Paths:
 
 
 def main(name: str, run: Callable[[config.Params, Paths], Summary]) -> None:
-    """Run the stage and leave the process with 0 (done), 1 (failed) or 2 (the input is wrong)."""
+    """Run a stage of dvc.yaml, and leave the process as `conclude` says."""
+
+    def work() -> Summary:
+        root = Path.cwd()
+        params = config.load(root / "params.yaml")
+        _follow_dvc()
+        with _alone(root, name), _whole_outputs(root, name) as out:
+            paths = Paths(root=root, out=out)
+            summary = run(params, paths)
+        for finish in paths.finished:
+            finish()
+        return summary
+
+    conclude(name, work, interrupted=f"results/{name} is not to be used")
+
+
+def conclude(name: str, work: Callable[[], Summary], *, interrupted: str) -> None:
+    """Do the work and leave the process with 0 (done), 1 (failed) or 2 (the input is wrong)."""
     environment.prepare()
     started = time.monotonic()
     code = 0
@@ -51,22 +68,14 @@ def main(name: str, run: Callable[[config.Params, Paths], Summary]) -> None:
         raise KeyboardInterrupt  # unwinds the stage and ends what it has started; Ray's calls let nothing else pass
 
     try:
-        root = Path.cwd()
-        params = config.load(root / "params.yaml")
         signal.signal(signal.SIGTERM, terminated)
-        _follow_dvc()
-        with _alone(root, name), _whole_outputs(root, name) as out:
-            paths = Paths(root=root, out=out)
-            summary = run(params, paths)
-        for finish in paths.finished:
-            finish()
-        said = "  ".join(f"{key} {value}" for key, value in summary.items())
+        said = "  ".join(f"{key} {value}" for key, value in work().items())
         print(f"{name}: {said}  ({clock(time.monotonic() - started)})", flush=True)
     except MasklineError as error:
         print(f"{name}: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; results/{name} is not to be used", file=sys.stderr)
+        print(f"{name}: interrupted; {interrupted}", file=sys.stderr)
         code = 128 + stopped_by
     except Exception:
         traceback.print_exc()

@@ -1,1 +1,2 @@
-"""The executables of the workflow: one module per stage of dvc.yaml, none of which imports another."""
+"""What is run as `python -m stages.<name>`: one module per stage of dvc.yaml, none of which imports another, and beside
+the line `predict` and `serve`."""

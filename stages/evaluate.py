@@ -27,11 +27,12 @@ def run(params: Params, paths: Paths) -> Summary:
 
     from pipelines.data.shards import ShardReader
     from pipelines.evaluation.evaluator import Detail, score
+    from pipelines.evaluation.per_image import PerImage
     from pipelines.inference import cost, package
     from pipelines.inference.options import Inference
     from pipelines.loading.batch import decode
     from pipelines.metrics import detection_calibration
-    from pipelines.reporting import cases, failures, figures, images, plots, report
+    from pipelines.reporting import cases, failures, figures, plots, report
     from pipelines.reporting.content import Evaluation
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -78,7 +79,8 @@ def run(params: Params, paths: Paths) -> Summary:
         "detection_calibration": detection_calibration.counts(instance).bins() if instance else [],
         "failures": evaluator.failures,
     }
-    images.write(paths.out, headline=HEADLINE[params.task], scores=scores, images=evaluator.images)
+    plots.table(paths.out / "images.csv", ["id", HEADLINE[params.task]], scores.items())
+    PerImage.of(evaluator, list(scores)).write(paths.out / "images.npz")
     names = [c.name for c in manifest.classes]
     shown = list(cases.collect(predictor, reader, list(scores.values()), params.evaluate.cases))
     worst = evaluator.failures and failures.collect(evaluator.failures, predictor, reader, manifest.classes)

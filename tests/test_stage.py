@@ -185,8 +185,9 @@ def test_a_stage_ends_when_the_dvc_above_it_dies(project):
 def test_every_stage_refuses_wrong_parameters_at_once(stage, project):
     raw = config.merge(config.read(ROOT / "params.yaml"), {"train.epoch": 3, "model.name": "unnet", "seed": -1})
     (project / "params.yaml").write_text(yaml.safe_dump(raw))
+    command = [sys.executable, "-m", f"stages.{stage}", *(["image.png"] if stage == "predict" else [])]
     with (project / "said").open("w") as said:
-        process = subprocess.Popen([sys.executable, "-m", f"stages.{stage}"], cwd=project, env=environ(), stderr=said)
+        process = subprocess.Popen(command, cwd=project, env=environ(), stderr=said)
         _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert process.returncode == 2

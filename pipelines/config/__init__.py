@@ -11,7 +11,7 @@ from pipelines.config import space as spaces
 from pipelines.config.fields import Section, Task, short
 from pipelines.config.loss import Loss, Terms
 from pipelines.config.model import CLASSICAL, MODEL_TASKS, WITHOUT_SCORES, Model
-from pipelines.config.sections import Dataset, Evaluate, Ingest, Register, Train, Validate
+from pipelines.config.sections import Dataset, Evaluate, Ingest, Predict, Register, Serve, Train, Validate
 from pipelines.config.tune import Tune
 from pipelines.config.values import flatten, get, merge, nest, read, with_overrides
 from pipelines.errors import ConfigError, bounded, did_you_mean
@@ -41,6 +41,8 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     register_: Annotated[Register, Field(alias="register")]
+    predict: Predict
+    serve: Serve
 
 
 def parse(raw: Mapping[str, Any], source: str = "params.yaml") -> Params:

@@ -199,7 +199,59 @@ class Evaluate(Section):
     inference: Inference
 
 
+class Significance(Section):
+    """Of the challenger's gain, by a paired bootstrap over images."""
+
+    level: Annotated[float, Field(ge=0.5, lt=1)]
+    resamples: Annotated[int, Field(ge=200)]
+
+
 class Register(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
     min_gain: Weight
+    max_class_drop: Fraction | None
+    significance: Significance | None
     floors: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    limits: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None
+
+
+FormatOfResults = Literal["rle", "coco", "png", "overlay"]
+Pixels = Annotated[int, Field(ge=1, le=1 << 26)]  # as many as ingest takes
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Predict(Section):
+    """Of images and videos from anywhere: beside the line."""
+
+    formats: Annotated[list[FormatOfResults], Field(min_length=1)]
+    batch_size: Positive
+    workers: Count
+    decoders: Positive
+    device: Device
+    part: Positive
+    min_score: Fraction
+    alpha: Fraction
+    max_pixels: Pixels
+    frame_step: Positive
+
+
+class Serve(Section):
+    """An HTTP service: beside the line."""
+
+    host: Annotated[str, Field(min_length=1)]
+    port: Annotated[int, Field(ge=0, le=65535)]
+    allowed_hosts: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+    replicas: Positive
+    decoders: Positive
+    device: Device
+    max_batch: Positive
+    batch_wait_ms: Weight
+    max_body_mb: Above0
+    max_pixels: Pixels
+    max_waiting: Positive
+    max_connections: Positive
+    idle_seconds: Above0
+    answer_seconds: Above0
+    drain_seconds: Above0
+    min_score: Fraction
+    alpha: Fraction

@@ -86,6 +86,11 @@ class Picture:
     deep: bool = False  # 16 bits in each of several channels, of which Pillow hands out the high bytes
     suffix: str = ""  # of its file
 
+    def shown(self) -> np.ndarray:
+        """uint8[h, w, 3] in RGB, as a viewer shows it."""
+        rgb = to_rgb(self.pixels, depth=self.depth)
+        return np.asarray(rgb.transpose(TURNS[self.orientation]) if self.orientation > 1 else rgb)
+
     @property
     def upright(self) -> tuple[int, int]:
         """Height and width as a viewer shows it."""
@@ -154,9 +159,9 @@ class Picture:
         return self.pixels.mode == "RGB" and eight and alike
 
 
-def image(data: bytes, *, depth: int = 16, suffix: str = "") -> Picture:
-    """Any allowed image, decoded to its last byte."""
-    pixels = _load(data, IMAGE_FORMATS)
+def image(data: bytes, *, depth: int = 16, suffix: str = "", max_pixels: int = MAX_PIXELS) -> Picture:
+    """Any allowed image, decoded to its last byte; one with more pixels is not decoded at all."""
+    pixels = _load(data, IMAGE_FORMATS, max_pixels)
     if pixels.mode not in CONVERTIBLE | SIXTEEN_BIT:
         raise FaultError("depth", f"mode {pixels.mode} has no declared range: convert it to 8 or 16 bits per channel")
     deep = pixels.mode not in SIXTEEN_BIT and _depth_of_image(data, pixels) == 16
@@ -210,7 +215,7 @@ def rgb_ids(data: bytes) -> np.ndarray:
     return ids
 
 
-def _load(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+def _load(data: bytes, formats: tuple[str, ...], max_pixels: int = MAX_PIXELS) -> Image.Image:
     kind = next((name for magic, name in MAGIC.items() if data.startswith(magic)), "image")
     if kind not in ("image", *formats) or not data:
         raise FaultError(
@@ -219,12 +224,12 @@ def _load(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what is refused or converted here
-            return _opened(data, formats)
+            return _opened(data, formats, max_pixels)
     except (FaultError, MemoryError):
         raise
     except Image.DecompressionBombError:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise FaultError("too-large", f"pixels (more than {most}) over limit {MAX_PIXELS}") from None
+        raise FaultError("too-large", f"pixels (more than {most}) over limit {max_pixels}") from None
     except UnidentifiedImageError:
         if kind in formats:
             raise FaultError("corrupt", f"corrupt {kind}: its header cannot be read") from None
@@ -234,11 +239,11 @@ def _load(data: bytes, formats: tuple[str, ...]) -> Image.Image:
         raise FaultError(how, f"{how} {kind}: {error}") from None
 
 
-def _opened(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+def _opened(data: bytes, formats: tuple[str, ...], max_pixels: int) -> Image.Image:
     opened: Any = Image.open(io.BytesIO(data), formats=formats)
     width, height = opened.size
-    if width * height > MAX_PIXELS:
-        raise FaultError("too-large", f"pixels {width}x{height} = {width * height} over limit {MAX_PIXELS}")
+    if width * height > max_pixels:
+        raise FaultError("too-large", f"pixels {width}x{height} = {width * height} over limit {max_pixels}")
     if opened.format == "PNG":
         opened.verify()  # the chunks' checksums, which decoding skips; closes the file
         if data.rfind(IEND) < 0:  # what Pillow does not look at, and OpenCV refuses

@@ -30,10 +30,10 @@ def truth(record: Record, things: tuple[int, ...]) -> Panoptic:
 
 
 def painted(pixels: np.ndarray, segments: Sequence[tuple[int, int, bool]]) -> PanopticRuns:
-    """A panoptic PNG as OpenCV reads it, uint8[h, w, 3] in the order blue, green, red; `segments` are its
-    segments_info: (id, class id, is a crowd), where the id is R + 256 G + 256^2 B and 0 is void."""
+    """The pixels of a panoptic PNG, uint8[h, w, 3] in RGB; `segments` are its segments_info: (id, class id, is a
+    crowd), where the id is R + 256 G + 256^2 B and 0 is void."""
     start, colors = runs.of_pixels(pixels)
-    blue, green, red = colors.T.astype(np.int64)
+    red, green, blue = colors.T.astype(np.int64)
     ids, strange = runs.look_up(red + (green << 8) + (blue << 16), [identity for identity, _, _ in segments])
     if strange:
         raise FaultError("instance-label", f"ids {strange[:10]} are painted, and not in segments_info")

@@ -114,15 +114,12 @@ def to_string(counts: np.ndarray) -> str:
     """The inverse of `from_string`."""
     values = counts.astype(np.int64)
     values[3:] -= counts[1:-2]
-    found = bytearray()
-    for value in values.tolist():
-        more = True
-        while more:
-            code = value & 31
-            value >>= 5
-            more = value != (-1 if code & 16 else 0)
-            found.append(ord("0") + code + 32 * more)
-    return found.decode()
+    # Five bits hold -16..15, ten -512..511, ...: the magnitude's bits and one for the sign.
+    lengths = (np.frexp(np.where(values < 0, ~values, values).astype(np.float64))[1] + 5) // 5
+    place = np.arange(CHARACTERS)
+    codes = (values[:, None] >> 5 * place) & 31 | np.where(place < lengths[:, None] - 1, 32, 0)
+    text: bytes = (codes + ord("0")).astype(np.uint8)[place < lengths[:, None]].tobytes()
+    return text.decode()
 
 
 def combine(masks: Sequence[tuple[np.ndarray, int]]) -> np.ndarray:

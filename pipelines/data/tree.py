@@ -104,9 +104,11 @@ def _leads_out(name: str) -> bool:
 
 
 class Tree:
-    """What is in the folder. Names that begin with a dot, and what file managers leave, are not looked at."""
+    """What is in the folder. Names that begin with a dot, and what file managers leave, are not looked at. `what` is
+    what a message calls it."""
 
-    def __init__(self, root: str, depth: int = 16):
+    def __init__(self, root: str, depth: int = 16, what: str = "dataset.root"):
+        self.what = what
         self.faults = Faults()
         self.stamps: dict[str, Stamp] = {}
         self.root = root if is_uri(root) else _folder(root)
@@ -223,7 +225,7 @@ class Tree:
         try:
             found = system.get_file_info(fs.FileSelector(path, recursive=True))
         except OSError as error:
-            raise buckets.refusal(f"dataset.root: {self.root} cannot be listed", error) from None
+            raise buckets.refusal(f"{self.what}: {self.root} cannot be listed", error) from None
         for info in found:
             name = info.path.removeprefix(f"{path}/")
             if info.type != fs.FileType.File:

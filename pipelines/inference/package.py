@@ -85,7 +85,7 @@ def load(folder: Path, *, device: str = "cpu", inference: Inference | None = Non
     """
     description = describe(folder)
     if inference is None:
-        inference = _registered(folder / INFERENCE)
+        inference = registered(folder)
     path, wanted = folder / WEIGHTS, description["weights"]["sha256"]
     if not path.is_file():
         raise DataError(f"{path} is missing", do="train again: dvc repro --force train")
@@ -104,7 +104,9 @@ def load(folder: Path, *, device: str = "cpu", inference: Inference | None = Non
     return Predictor(model, description, device, inference)
 
 
-def _registered(path: Path) -> Inference:
+def registered(folder: Path) -> Inference:
+    """How the model was asked when it was registered: plainly, if it was not."""
+    path = folder / INFERENCE
     try:
         return Inference.of(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:

@@ -27,7 +27,6 @@ the memory and the time of its processes as well.
 import io
 import json
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,7 @@ from pipelines.data.prediction import Instances, Panoptic, Prediction
 from pipelines.data.schema import ClassInfo
 from pipelines.errors import DataError, bounded
 from pipelines.inference import package
+from pipelines.inference.batches import batches
 
 COLUMNS = ("height", "width", "semantic", "instances", "panoptic", "segments")
 
@@ -66,7 +66,7 @@ class Segmenter(PythonModel):
             raise MlflowException.invalid_parameter_value(str(error)) from None
         rows = [
             describe(image, prediction, self.predictor.classes)
-            for batch in batches(images, self.batch_size)
+            for batch in batches(images, self.batch_size, shape=np.shape)
             for image, prediction in zip(batch, self.predictor.predict(batch), strict=True)
         ]
         return pd.DataFrame(rows, columns=list(COLUMNS), index=model_input.index, dtype=object)
@@ -81,23 +81,12 @@ def pixels(encoded: Sequence[Any]) -> list[np.ndarray]:
             faults.append(f"row {row}: must be the bytes of an encoded image, got {type(data).__name__}")
             continue
         try:
-            picture = decode.image(data)
+            images.append(decode.image(data).shown())
         except DataError as error:
             faults.append(f"row {row}: {error}")
-            continue
-        rgb = decode.to_rgb(picture.pixels)
-        images.append(np.asarray(rgb.transpose(decode.TURNS[picture.orientation]) if picture.orientation > 1 else rgb))
     if faults:
         raise DataError(f"{len(faults)} of {len(encoded)} images cannot be read", bounded(faults))
     return images
-
-
-def batches(images: Sequence[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    """Neighbours of one size, at most `size` of them: padding to a batch's largest image would make a prediction
-    depend on its neighbours."""
-    for _, group in groupby(images, key=lambda image: image.shape):
-        alike = list(group)
-        yield from (alike[at : at + size] for at in range(0, len(alike), size))
 
 
 def describe(image: np.ndarray, prediction: Prediction, classes: Sequence[ClassInfo]) -> dict[str, Any]:

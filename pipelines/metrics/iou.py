@@ -44,18 +44,30 @@ def box_iou(boxes: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.ndarr
     return iou
 
 
+def run_overlaps(found: Sequence[np.ndarray], truth: Sequence[np.ndarray], pixels: int) -> np.ndarray:
+    """The run lengths of d and of g masks of so many pixels -> int64[d, g]: the pixels in common."""
+    # In what order the pixels stand does not matter, as long as it is one order: they are one row.
+    return _shared(_column_runs(found, pixels), _column_runs(truth, pixels), len(found), len(truth), 1, pixels)
+
+
 def _iou(
     found: Runs, truth: Runs, masks: int, height: int, width: int, crowd: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Runs of masks, row-major, and of truths, column-major -> (IoU, the masks' areas)."""
     (mask, start, end), (owner, first, last) = found, truth
     area = np.bincount(mask, end - start, minlength=masks).astype(np.int64)
-    shared = np.zeros((masks, crowd.size), np.int64)
-    for layer in _layers(owner, first, last, height, width):
-        shared += runs.overlaps(mask, start, end, layer, masks=masks, count=crowd.size + 1)[:, 1:]
+    shared = _shared(found, truth, masks, crowd.size, height, width)
     truth_area = np.bincount(owner, last - first, minlength=crowd.size)
     union = np.where(crowd, area[:, None], area[:, None] + truth_area - shared)
     return shared / np.maximum(union, 1), area
+
+
+def _shared(found: Runs, truth: Runs, masks: int, truths: int, height: int, width: int) -> np.ndarray:
+    """Runs of masks, row-major, and of truths, column-major -> int64[masks, truths]."""
+    shared = np.zeros((masks, truths), np.int64)
+    for layer in _layers(*truth, height, width):
+        shared += runs.overlaps(*found, layer, masks=masks, count=truths + 1)[:, 1:]
+    return shared
 
 
 def _crop(mask: np.ndarray) -> tuple[int, int, np.ndarray]:

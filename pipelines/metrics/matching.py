@@ -8,10 +8,13 @@ not count either. Crowds can be taken again and again.
 There are 40 settings: 4 area ranges by 10 thresholds. Each setting is one bit, and all of them are matched at once.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # as the COCO API spaces them, to the last bit
-RANGES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+Ranges = Mapping[str, tuple[float, float]]  # of areas: low, high
+RANGES: Ranges = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 SETTINGS = len(RANGES) * len(THRESHOLDS)  # bit r * 10 + t is range r at threshold t
 
 _RANGE = np.uint64((1 << len(THRESHOLDS)) - 1)  # all thresholds of the first range
@@ -20,9 +23,9 @@ _SHIFTS = np.arange(len(RANGES), dtype=np.uint64) * np.uint64(len(THRESHOLDS))
 _REACHED = np.array([((1 << k) - 1) * sum(1 << int(s) for s in _SHIFTS) for k in range(len(THRESHOLDS) + 1)], np.uint64)
 
 
-def inside(areas: np.ndarray) -> np.ndarray:
+def inside(areas: np.ndarray, ranges: Ranges = RANGES) -> np.ndarray:
     """[n] -> bool[n, ranges]; a bound belongs to both of its ranges."""
-    low, high = np.array(list(RANGES.values())).T
+    low, high = np.array(list(ranges.values())).T
     within: np.ndarray = (areas[:, None] >= low) & (areas[:, None] <= high)
     return within
 
@@ -34,7 +37,13 @@ def unpack(bits: np.ndarray) -> np.ndarray:
 
 
 def match(
-    iou: np.ndarray, candidates: np.ndarray, *, areas: np.ndarray, truth_areas: np.ndarray, crowd: np.ndarray
+    iou: np.ndarray,
+    candidates: np.ndarray,
+    *,
+    areas: np.ndarray,
+    truth_areas: np.ndarray,
+    crowd: np.ndarray,
+    ranges: Ranges = RANGES,
 ) -> np.ndarray:
     """One image, in v independent views (by mask, by box): IoU float64[v, d, g], detections in falling order of
     score; candidates bool[d, g]: of the same class; areas [v, d] of the detections.
@@ -45,7 +54,7 @@ def match(
     view, d, g = np.nonzero(candidates & (iou >= THRESHOLDS[0]))
     value = iou[view, d, g]
     reached = _REACHED[np.searchsorted(THRESHOLDS, value, side="right")]
-    counts = _settings(inside(truth_areas) & ~crowd[:, None])[g]
+    counts = _settings(inside(truth_areas, ranges) & ~crowd[:, None])[g]
     # Each pair is offered twice: where its truth counts, then where it does not.
     allowed = np.concatenate([reached & counts, reached & ~counts])
     second = np.repeat([False, True], d.size)
@@ -65,7 +74,7 @@ def match(
         else:
             right[i] |= won
     tp = np.array(right, np.uint64)
-    fp = _settings(inside(areas.reshape(-1))) & ~tp & ~np.array(ignored, np.uint64)
+    fp = _settings(inside(areas.reshape(-1), ranges)) & ~tp & ~np.array(ignored, np.uint64)
     return np.stack([tp, fp], axis=1).reshape(*areas.shape, 2)
 
 

@@ -11,7 +11,8 @@ score twice in a class.
 import numpy as np
 
 from pipelines.metrics import bootstrap, matching
-from pipelines.metrics.instance import RECALLS, VIEWS, InstanceMetrics, Ranked
+from pipelines.metrics.instance import VIEWS, InstanceMetrics
+from pipelines.metrics.ranked import RECALLS, Ranked
 from pipelines.metrics.ratios import mean
 
 AP50, AP75 = 0, 5  # places in matching.THRESHOLDS
@@ -51,7 +52,7 @@ def _points(truths: np.ndarray) -> np.ndarray:
 
 
 def _interpolated(weights: np.ndarray, right: np.ndarray, wrong: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """float64[r]: the mean over the recall points of the best precision there or beyond, as `instance._interpolate`.
+    """float64[r]: the mean over the recall points of the best precision there or beyond, as `ranked._interpolate`.
 
     Copies of a hit stand together, and precision rises from one to the next: the last one's is all of theirs.
     """

@@ -78,7 +78,7 @@ def instances(
         crowd = iscrowd is not None and iscrowd[i]
         fill = masks[i] & _stripes(masks[i].shape) if crowd else masks[i]
         picture[fill] = (picture[fill] * 0.4 + np.array(classes[labels[i]].color) * 0.6).astype(np.uint8)
-        picture[_rim(masks[i])] = PAPER
+        picture[rim(masks[i])] = PAPER
     return picture
 
 
@@ -88,7 +88,7 @@ def panoptic(view: Panoptic, classes: Sequence[ClassInfo]) -> np.ndarray:
     seen: dict[int, int] = {}
     for row, label in enumerate(view.labels.tolist(), start=1):
         nth = seen[label] = seen.get(label, -1) + 1
-        table[row] = _shade(classes[label].color, nth)
+        table[row] = shade(classes[label].color, nth)
     picture = _hatched(table[view.ids], view.ids == 0)
     picture[_borders(view.ids)] = PAPER
     return picture
@@ -220,7 +220,7 @@ def _faded(image: np.ndarray) -> np.ndarray:
     return (image * 0.6 + 40).astype(np.uint8)
 
 
-def _rim(mask: np.ndarray) -> np.ndarray:
+def rim(mask: np.ndarray) -> np.ndarray:
     """The mask's outermost pixels."""
     inner: np.ndarray = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
     return np.asarray(mask & ~inner)
@@ -234,7 +234,7 @@ def _borders(ids: np.ndarray) -> np.ndarray:
     return edge
 
 
-def _shade(color: RGB, nth: int) -> np.ndarray:
+def shade(color: RGB, nth: int) -> np.ndarray:
     """The class's colour itself, then lighter and darker ones in turn."""
     step = (0.0, 0.3, -0.25, 0.5, -0.45, 0.15, -0.12)[nth % 7]
     towards = 255 if step > 0 else 0

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from pipelines.cluster import sharing
+from pipelines.data.formats.source import Item
+from pipelines.data.ingest import shared as ingested
+from pipelines.data.tree import Tree
 from pipelines.errors import DataError, RunError
 from pipelines.training.workers import shared
 
@@ -61,6 +64,18 @@ def test_a_look_sees_what_changes_a_result(tmp_path):
         now = look()
         assert {n for n in first if first[n] != now[n]} == {name}
         first = now
+
+
+def test_an_ingest_shares_its_sources_and_where_it_works(tmp_path):
+    (tmp_path / "data").mkdir()
+    for i in range(20):
+        (tmp_path / "data" / f"{i:02}.png").write_bytes(b"x")
+    items = [Item(id=str(i), split=None, files=(f"{i:02}.png",)) for i in range(20)]
+    found = ingested.of(Tree(str(tmp_path / "data")), items, tmp_path / "state")
+    assert found.state == tmp_path / "state"
+    assert [path.name for path in found.sizes] == ["00.png", "03.png", "06.png", "09.png", "12.png", "15.png", "18.png"]
+    assert all(path.is_file() for path in found.sizes)
+    assert ingested.of(None, items, tmp_path) == sharing.Shared(state=tmp_path), "what is drawn is read from nowhere"
 
 
 def test_a_ray_of_our_own_is_not_asked(ray, tmp_path):

@@ -1,8 +1,10 @@
 """The panoptic view of hand-made records."""
 
 import numpy as np
+import pytest
 
 from pipelines.data import panoptic, rle
+from pipelines.data.faults import FaultError
 from pipelines.data.schema import IGNORE, Record, Segment
 
 THINGS = (1,)
@@ -46,3 +48,18 @@ def test_a_record_of_nothing_known_has_no_segment() -> None:
     found = panoptic.truth(record([[IGNORE, IGNORE]]), THINGS)
     assert not found.ids.any()
     assert found.labels.shape == (0,)
+
+
+def test_a_picture_is_read_by_its_colours() -> None:
+    red, all_three = [1, 0, 0], [3, 2, 1]  # 1 and 3 + 2 x 256 + 1 x 65536
+    pixels = np.array([[red, red, [0, 0, 0], all_three]], np.uint8)
+    found = panoptic.painted(pixels, [(66051, 4, True), (1, 2, False)])
+    assert found.start.tolist() == [0, 2, 3]
+    assert found.ids.tolist() == [2, 0, 1]
+    assert found.labels.tolist() == [4, 2]
+    assert found.iscrowd.tolist() == [True, False]
+
+
+def test_a_colour_that_stands_for_nothing_is_refused() -> None:
+    with pytest.raises(FaultError, match=r"ids \[256\] are painted, and not in segments_info"):
+        panoptic.painted(np.array([[[0, 1, 0]]], np.uint8), [(1, 0, False)])

@@ -192,11 +192,6 @@ def test_exif_turns_the_image_before_it_is_looked_at(orientation: int) -> None:
     assert np.array_equal(pyfunc.pixels([data])[0], np.asarray(upright))
 
 
-def test_batches_hold_neighbours_of_one_size() -> None:
-    images = [picture(i, height) for i, height in enumerate([64, 64, 64, 32, 64])]
-    assert [[i.shape[0] for i in batch] for batch in pyfunc.batches(images, 2)] == [[64, 64], [64], [32], [64]]
-
-
 def test_instances_and_segments_in_coco_s_words() -> None:
     left, low = np.zeros((4, 6), bool), np.zeros((4, 6), bool)
     left[:, :2], low[3, :] = True, True

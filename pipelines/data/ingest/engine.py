@@ -14,7 +14,8 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Protocol
 
-from pipelines.cluster import cluster
+from pipelines.cluster import cluster, sharing
+from pipelines.cluster.sharing import Shared
 from pipelines.errors import MasklineError
 
 FEW = 200  # images
@@ -28,10 +29,10 @@ class Task(Protocol):
 
 
 class Engine:
-    """A context manager: Ray, once it was needed, runs until the end."""
+    """A context manager: Ray, once it was needed, runs until the end, and its nodes see what they `share`."""
 
-    def __init__(self, workers: int):
-        self.workers = workers
+    def __init__(self, workers: int, share: Shared):
+        self.workers, self.share = workers, share
         self._ray: ExitStack | None = None
 
     def __enter__(self) -> "Engine":
@@ -49,6 +50,7 @@ class Engine:
         if self._ray is None:
             self._ray = ExitStack()
             self._ray.enter_context(_ray(self.workers))
+            sharing.check(self.share)
         yield from _on_ray(task, jobs, self.workers)
 
 
@@ -81,14 +83,14 @@ def _on_ray(task: Task, jobs: Sequence[Any], workers: int) -> Generator[Any, Non
         num_cpus=1,
         compute=ray.data.TaskPoolStrategy(size=min(workers, len(rows))),
     )
-    for result in _pulled(data):
+    for result in pulled(data):
         found = pickle.loads(result)  # noqa: S301 - what our own worker has sent
         if isinstance(found, MasklineError):
             raise found
         yield found
 
 
-def _pulled(data: Any) -> Iterator[bytes]:
+def pulled(data: Any) -> Iterator[bytes]:
     """The rows' results, waited for here while another thread is inside Ray Data: an interrupt that comes there, in one
     of its callbacks, is lost, and the work goes on."""
     results: queue.Queue[bytes | BaseException | None] = queue.Queue(maxsize=64)
@@ -123,10 +125,10 @@ def _work(batch: dict[str, Any], *, task: bytes) -> dict[str, Any]:
             other.close()
         _held.clear()
         _held[task] = pickle.loads(task)  # noqa: S301 - what our own driver has sent
-    return {"result": [pickle.dumps(_answer(_held[task], pickle.loads(job))) for job in batch["job"]]}  # noqa: S301
+    return {"result": [pickle.dumps(answer(_held[task], pickle.loads(job))) for job in batch["job"]]}  # noqa: S301
 
 
-def _answer(task: Task, job: Any) -> Any:
+def answer(task: Task, job: Any) -> Any:
     """What a user can mend comes back as it is: Ray would wrap it in an error of its own, with a trace."""
     try:
         return task(job)

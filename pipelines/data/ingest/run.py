@@ -14,7 +14,7 @@ from pipelines.data.classes import duplicates
 from pipelines.data.faults import Faults
 from pipelines.data.formats import FORMATS
 from pipelines.data.formats.source import FormatSpec, Item, Scan, Source, listed_splits
-from pipelines.data.ingest import plan, report, splits
+from pipelines.data.ingest import plan, report, shared, splits
 from pipelines.data.ingest.engine import Engine
 from pipelines.data.ingest.report import Report
 from pipelines.data.ingest.survey import Labels, SurveyTask, surveyed
@@ -75,7 +75,7 @@ def ingest(
     context = plan.context(format, storage, scan.classes, scan.read)
     usable = _usable(scan.items, found)
     keys = plan.item_keys(usable, plan.stamped(tree) if tree else {}, context)
-    with Engine(workers) as engine:
+    with Engine(workers, shared.of(tree, usable, state)) as engine:
         known = Labels(state / "labels.json", keys)
         items = _placed(usable, scan, source, engine, known, found, stratify=stratify, group=group, spec=spec)
         jobs = plan.jobs(items, keys=keys, rows_per_shard=rows_per_shard, there=plan.rows_there(state, store))

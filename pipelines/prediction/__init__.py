@@ -1,0 +1,1 @@
+"""A trained model over many images: from anywhere, resumed exactly, each accounted for."""

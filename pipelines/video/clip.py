@@ -1,0 +1,23 @@
+"""A video as the rest of the package sees it, whatever it comes from: frames in order, one at a time."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Frames = Iterator[tuple[str, np.ndarray]]
+
+
+def _unlabelled(_: str) -> np.ndarray | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Clip:
+    """`given` are the objects that can be followed, and the name of the frame in which each one's mask is given."""
+
+    name: str  # a folder's name, or several with slashes
+    count: int  # of frames; 0 where a file does not say
+    frames: Callable[[], Frames]  # name, uint8[h, w, 3] RGB of each
+    labels: Callable[[str], np.ndarray | None] = _unlabelled  # a frame's name -> [h, w] of objects' ids, 0 for none
+    given: Mapping[int, str] = field(default_factory=dict)
