@@ -52,10 +52,9 @@ class Entry:
         """JSON that MLflow takes whole: what is too long is left out, longest first, and says so."""
         values = {k: v for k, v in asdict(self).items() if k not in ("number", "done")}
         values["reason"] = _cut(values["reason"])
-        values["numbers"] = {
-            **values["numbers"],
-            **({"checks": [{**c, "said": _cut(c["said"], 200)} for c in values["numbers"].get("checks", [])]}),
-        }
+        if "checks" in values["numbers"]:
+            checks = [{**check, "said": _cut(check["said"], 200)} for check in values["numbers"]["checks"]]
+            values["numbers"] = {**values["numbers"], "checks": checks}
         for shorter in (_without_what_holds, _without_floors, _without_checks):
             text = json.dumps(values, sort_keys=True)
             if len(text) <= PARAM_LENGTH:
@@ -128,13 +127,13 @@ def _cut(text: str, length: int = LONGEST) -> str:
 
 
 def _without_what_holds(values: dict[str, Any]) -> dict[str, Any]:
-    failed = [check for check in values["numbers"]["checks"] if not check["holds"]]
+    failed = [check for check in values["numbers"].get("checks", []) if not check["holds"]]
     return {**values, "numbers": {**values["numbers"], "checks": failed}}
 
 
 def _without_floors(values: dict[str, Any]) -> dict[str, Any]:
-    counts = {n: f"{len(values['settings'][n])} of them" for n in ("floors", "limits") if values["settings"].get(n)}
-    return {**values, "settings": {**values["settings"], **counts}}
+    settings = {n: f"{len(v)} of them" if isinstance(v, Mapping) and v else v for n, v in values["settings"].items()}
+    return {**values, "settings": settings}
 
 
 def _without_checks(values: dict[str, Any]) -> dict[str, Any]:

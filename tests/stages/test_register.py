@@ -7,7 +7,6 @@ import math
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,138 +14,20 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
-from pipelines import config, environment, files, stage, tracking
-from pipelines.data.schema import ClassInfo, Record
-from pipelines.data.shards import ShardReader, read_manifest, write
-from pipelines.errors import ConfigError, DataError
+from pipelines import environment, files, stage, tracking
+from pipelines.data.shards import ShardReader, read_manifest
+from pipelines.errors import ConfigError, DataError, InputError
 from pipelines.evaluation.evaluator import evaluate
-from pipelines.evaluation.per_image import PerImage
 from pipelines.inference import package
-from pipelines.pixels import Pixels
-from pipelines.registry.versions import Registry
-from pipelines.stage import Paths
+from pipelines.registry import audit, promoting
+from pipelines.registry.audit import Audit, Entry
 from pipelines.tracking import Run, Server
 from stages import register
+from tests.registry.line import Line, png, raw, verdict
 
 environment.prepare()
-REPOSITORY = Path(__file__).parents[2]
-CLASSES = ("sky", "sea")
-RULE = {
-    "min_gain": 0.0, "max_class_drop": 0.1, "significance": {"level": 0.95, "resamples": 200}, "floors": {},
-    "limits": None,
-}  # fmt: skip
-MODEL = {"name": "unet", "encoder": "paper", "channels": 8}
-
-
-@dataclass
-class Line:
-    """A project whose earlier stages have run."""
-
-    root: Path
-    name: str  # of the registered model: each test has its own
-
-    def ingest(self, seed: int, names: tuple[str, ...] = CLASSES) -> None:
-        classes = [ClassInfo(name=name, color=(i, i, i), isthing=False) for i, name in enumerate(names)]
-        out = self.root / "results/ingest"
-        write(records(seed), classes=classes, name="tiny", format="folder", out=out, rows_per_shard=8)
-
-    def train(self, seed: int) -> str:
-        """The hash of the weights."""
-        torch.manual_seed(seed)
-        manifest = read_manifest(self.root / "results/ingest")
-        about = {
-            "task": "semantic",
-            "model": MODEL,
-            "classes": manifest.to_json()["classes"],
-            "mean": [0.5] * 3,
-            "std": [0.5] * 3,
-            "dataset": {"name": manifest.name, "hash": manifest.hash},
-            "fingerprint": "f1",
-            "parameters": {"seed": seed, "train": {"epochs": 2}},
-            "epoch": 1,
-        }
-        folder = self.root / "results/train"
-        package.save(folder, package.build("semantic", MODEL, manifest.classes, Pixels.of([0.5] * 3, [0.5] * 3)), about)
-        files.write_text(folder / "history.csv", "epoch,train_loss,val_miou\n0,1.5,\n1,1.25,0.5\n")
-        return str(package.describe(folder)["weights"]["sha256"])
-
-    def measure(self, miou: float | None, spread: float = 0.02, **more: Any) -> None:
-        """What `evaluate` would have found, said outright; of each image as well, `spread` around it."""
-        manifest = read_manifest(self.root / "results/ingest")
-        weights = package.describe(self.root / "results/train")["weights"]["sha256"]
-        text = json.dumps(
-            {
-                "semantic": {"miou": miou, "dice": None, "iou": dict.fromkeys(CLASSES, miou)},
-                "dataset": {"hash": manifest.hash, "split": "test", "images": manifest.images["test"]},
-                "weights": weights,
-                **more,
-            }
-        )
-        files.write_text(self.root / "results/evaluate/metrics.json", text)
-        given = miou if miou is not None and math.isfinite(miou) else 0.0
-        images(manifest.images["test"], given, spread).write(self.root / "results/evaluate/images.npz")
-
-    def register(self, **settings: Any) -> dict[str, Any]:
-        """decision.json"""
-        out = self.root / "results/register"
-        out.mkdir(parents=True, exist_ok=True)
-        register.run(params(self.name, **settings), Paths(root=self.root, out=out))
-        return dict(json.loads((out / "decision.json").read_text()))
-
-    def add(self, seed: int, miou: float | None, **settings: Any) -> dict[str, Any]:
-        self.train(seed)
-        self.measure(miou)
-        return self.register(**settings)
-
-    @property
-    def server(self) -> Server:
-        return Server(self.root)
-
-    def versions(self) -> dict[int, Any]:
-        return {int(v.version): v for v in self.server.search_model_versions(f"name = 'it-{self.name}-semantic'")}
-
-    def aliases(self) -> dict[str, int]:
-        return Registry(self.server, f"it-{self.name}-semantic", self.root).aliases()
-
-
-def images(count: int, miou: float, spread: float) -> PerImage:
-    """Sums by image that make this mIoU of both classes: of 10^12 pixels each, so that rounding shows nowhere."""
-    pixels = 10**12
-    share = miou + spread * (np.arange(count) - (count - 1) / 2) / count  # some images are easier, for every model
-    right = np.rint(share * pixels).astype(np.int64)
-    sums = np.stack([right, np.full(count, pixels), right], axis=-1)  # what is predicted is right: IoU is right / true
-    return PerImage(
-        task="semantic",
-        things=(),
-        ids=tuple(map(str, range(count))),
-        sums={"semantic": np.repeat(sums[:, None], len(CLASSES), axis=1)},
-        instance=None,
-    )
-
-
-def records(seed: int) -> Iterator[Record]:
-    random = np.random.default_rng(seed)
-    for i in range(8):
-        pixels = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        yield Record(
-            id=str(i), split="test", image=png(pixels), format="png", height=64, width=64,
-            semantic=(pixels[..., 0] > 128 + 8 * i).astype(np.uint8),
-        )  # fmt: skip
-
-
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def params(name: str, **settings: Any) -> config.Params:
-    raw = config.read(REPOSITORY / "params.yaml")
-    section = {"name": f"it-{name}", **RULE, "floors": {"semantic.miou": 0.1, "panoptic.pq": 0.1}, **settings}
-    return config.parse({**raw, "task": "semantic", "model": {**raw["model"], **MODEL}, "register": section})
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +41,6 @@ def line(root: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
     made = Line(root, request.node.originalname.removeprefix("test_").replace("_", "-"))
     made.ingest(0)
     return made
-
-
-def verdict(decision: dict[str, Any]) -> tuple[int, bool, str, dict[str, int]]:
-    said = decision["decision"]
-    return decision["version"], said["promoted"], said["rule"], decision["aliases"]["after"]
 
 
 def test_the_better_model_is_champion(line: Line) -> None:
@@ -187,19 +63,24 @@ def test_the_better_model_is_champion(line: Line) -> None:
         "refused: gain",
     ]
     assert line.versions()[4].tags["maskline.against"] == "version 3"
+    assert [(e.what, e.version, e.before, e.after) for e in line.decisions()] == [
+        ("promoted", 1, None, 1), ("refused", 2, 1, 1), ("promoted", 3, 1, 3), ("refused", 4, 3, 3),
+        ("refused", 5, 3, 3),
+    ]  # fmt: skip
+    assert all(e.done and e.who and e.dataset and e.commit for e in line.decisions())
     assert line.versions()[4].tags["maskline.reason"] == decision["decision"]["reason"]
 
 
 def test_the_same_weights_are_one_version(line: Line) -> None:
     first = line.add(1, 0.5)
-    audit = line.versions()[1].tags
+    told = line.versions()[1].tags
     assert verdict(line.register()) == (1, True, "same weights", {"champion": 1})
     refused = line.add(2, 0.4)
     again = line.register()
     assert verdict(again) == verdict(refused)
     assert again["run"] == refused["run"]
     assert sorted(line.versions()) == [1, 2]
-    assert line.versions()[1].tags == audit, "how it became champion is not forgotten"
+    assert line.versions()[1].tags == told, "how it became champion is not forgotten"
     assert first["decision"]["rule"] == "first champion"
     assert verdict(line.add(1, 0.5)) == (1, True, "same weights", {"champion": 1, "challenger": 2})
 
@@ -209,7 +90,7 @@ def test_the_same_weights_asked_in_another_way_are_another_version(line: Line) -
     flipped = {"tile": None, "overlap": 0.0, "context": 0, "scales": [1.0], "flip": True, "crf": None}
     line.measure(0.6, inference=flipped)
     assert verdict(line.register()) == (2, True, "gain", {"champion": 2})
-    registry = Registry(line.server, f"it-{line.name}-semantic", line.root)
+    registry = line.registry
     assert package.load(registry.download(2, "artifacts/package", line.root / "second")).inference.flip
     assert package.load(registry.download(1, "artifacts/package", line.root / "first")).inference.plain
     assert verdict(line.register()) == (2, True, "same weights", {"champion": 2})
@@ -265,7 +146,7 @@ def test_a_dataset_of_other_classes_needs_another_name(line: Line) -> None:
 
 def test_a_champion_whose_files_were_changed_is_not_believed(line: Line) -> None:
     line.add(1, 0.5)
-    place = line.server.get_model_version_download_uri(f"it-{line.name}-semantic", "1").removeprefix("file://")
+    place = line.server.get_model_version_download_uri(line.model, "1").removeprefix("file://")
     weights = Path(place) / "artifacts/package/model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-3] ^= 1
@@ -392,6 +273,153 @@ def test_a_kill_at_any_step_is_mended_by_the_next_run(line: Line, monkeypatch: p
         assert "semantic.miou" in line.server.get_run(ended["run"]).data.metrics, step
 
 
+def test_a_gain_that_is_luck_is_refused(line: Line) -> None:
+    line.add(1, 0.5)
+    line.train(2)
+    line.measure(0.52, luck=0.2)  # half of the images are much better, the others much worse
+    decision = line.register()
+    assert verdict(decision) == (2, False, "not significant", {"champion": 1, "challenger": 2})
+    found = decision["decision"]["difference"]
+    assert found["low"] < 0 < found["high"]
+    assert decision["decision"]["reason"].startswith("a gain of +0.02 is not significant (95 % interval -0.")
+    assert verdict(line.register(significance=None)) == (2, True, "gain", {"champion": 2})
+
+
+def test_costs_are_bound_by_limits(line: Line) -> None:
+    line.train(1)
+    line.measure(0.5)
+    cost = line.root / "results/evaluate/cost.json"
+    assert line.register(limits={"cost.latency_ms": 40.0})["decision"]["reason"].startswith("cost.latency_ms has a lim")
+    files.write_json(cost, {"latency_ms": 50.0, "latency_p95_ms": 60.0, "device": "cpu"})
+    assert verdict(line.register(limits={"cost.latency_ms": 40.0})) == (1, False, "limit", {"challenger": 1})
+    assert verdict(line.register(limits={"cost.latency_ms": 60.0})) == (1, True, "first champion", {"champion": 1})
+    assert [(e.what, e.rule) for e in line.decisions()] == [
+        ("refused", "limit"), ("refused", "limit"), ("promoted", "first champion"),
+    ]  # fmt: skip
+    files.write_text(cost, "[")
+    with pytest.raises(DataError, match=r"cost.json is damaged"):
+        line.register()
+    files.remove(cost)
+
+
+def test_an_evaluation_of_other_images_than_its_metrics_is_refused(line: Line) -> None:
+    line.train(1)
+    line.measure(0.5)
+    kept = (line.root / "results/evaluate/images.npz").read_bytes()
+    line.measure(0.6)
+    (line.root / "results/evaluate/images.npz").write_bytes(kept)
+    with pytest.raises(DataError, match=r"gives semantic.miou 0\.5\d*, metrics.json says 0.6: they are of two"):
+        line.register()
+
+
+def test_a_rollback_gives_the_alias_back_and_is_written_down(line: Line) -> None:
+    for seed, miou in ((1, 0.5), (2, 0.6), (3, 0.7)):
+        line.add(seed, miou)
+    said = line.rollback("misses poles at night")
+    assert said == {"rolled back": f"{line.model} from version 3 to version 2: misses poles at night"}
+    assert line.aliases() == {"champion": 2, "challenger": 3}
+    decision = line.register()
+    assert verdict(decision) == (3, False, "rolled back", {"champion": 2, "challenger": 3})
+    assert "misses poles at night (python -m stages.rollback --to 3 restores it)" in decision["decision"]["reason"]
+    line.rollback("and so does this one")
+    assert line.aliases()["champion"] == 1, "the one before, not the one that was just left"
+    with pytest.raises(InputError, match="has no champion before version 1\ndo: --to one of 2, 3"):
+        line.rollback("again")
+    line.rollback("night is over", to=3)
+    assert line.aliases() == {"champion": 3}
+    assert verdict(line.register()) == (3, True, "same weights", {"champion": 3})
+    assert [(e.what, e.before, e.after) for e in line.decisions()[3:]] == [
+        ("rolled back", 3, 2), ("refused", 2, 2), ("rolled back", 2, 1), ("rolled back", 1, 3),
+    ]  # fmt: skip
+    for told in ("misses poles at night", "and so does this one", "night is over"):
+        assert told in line.page()
+    for version, says in ((9, "was never champion, or is there no longer"), (3, "is champion already")):
+        with pytest.raises(InputError, match=rf"version {version} of .* {says} \(allowed: 1, 2\)"):
+            line.rollback("x", to=version)
+    with pytest.raises(InputError, match="needs a reason"):
+        line.rollback(" ")
+
+
+def test_a_version_whose_files_are_damaged_is_not_rolled_back_to(line: Line) -> None:
+    line.add(1, 0.5)
+    place = line.server.get_model_version_download_uri(line.model, "1").removeprefix("file://")
+    line.add(2, 0.6)
+    weights = Path(place) / "artifacts/package/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"version 1 cannot be loaded .*sha256 mismatch"):
+        line.rollback("worse")
+    assert line.aliases() == {"champion": 2}
+    assert len(line.decisions()) == 2
+
+
+def test_an_alias_that_a_person_moved_is_respected_and_written_down(line: Line) -> None:
+    line.add(1, 0.5)
+    line.add(2, 0.6)
+    line.server.set_registered_model_alias(line.model, "champion", "1")
+    assert verdict(line.add(3, 0.55)) == (3, True, "gain", {"champion": 3})  # more than the 0.5 of version 1
+    assert [(e.what, e.before, e.after) for e in line.decisions()[2:]] == [("found", 2, 1), ("promoted", 1, 3)]
+    assert "was moved from version 2 to version 1 by something else" in line.page()
+
+
+def test_of_two_promotions_one_wins_and_the_other_decides_again(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one claims its place when this one has decided already, and is about to."""
+    line.add(1, 0.5)
+    line.add(2, 0.7, min_gain=0.9)
+    claim, registry = Audit.claim, line.registry
+
+    def other(state: promoting.State) -> Entry:
+        about = {"rule": "gain", "reason": "faster", "who": "other", "when": audit.now()}
+        return Entry(what="promoted", version=2, before=state.champion, after=2, **about)
+
+    def overtaken(self: Audit, entry: Entry, number: int) -> bool:
+        monkeypatch.setattr(Audit, "claim", claim)
+        promoting.commit(registry, other)
+        return claim(self, entry, number)
+
+    monkeypatch.setattr(Audit, "claim", overtaken)
+    assert verdict(line.add(3, 0.6)) == (3, False, "gain", {"champion": 2, "challenger": 3})
+    assert [(e.number, e.what, e.version, e.before, e.done) for e in line.decisions()[2:]] == [
+        (3, "promoted", 2, 1, True), (4, "refused", 3, 2, True),
+    ]  # fmt: skip
+    assert "semantic.miou 0.6 against the champion's 0.7" in line.decisions()[-1].reason
+
+
+def test_what_mlflow_s_pages_say(line: Line) -> None:
+    first = line.add(1, 0.5)
+    line.add(2, 0.4)
+    server = line.server
+    model = server.get_registered_model(line.model)
+    for said in (
+        "**Version 1 is in production** since ",
+        "first champion",
+        "trained on: tiny ",
+        "miou 0.5000 on 8 images",
+    ):
+        assert said.replace("**", "") in model.description.replace("**", ""), said
+    assert "refused" in model.description.split("## Last decisions")[1]
+    assert {k: v for k, v in model.tags.items() if k != "maskline.audit"} == {
+        "maskline.champion": "version 1", "maskline.decisions": "2",
+    }  # fmt: skip
+    kept = server.get_run(first["audit"])
+    assert kept.info.status == "FINISHED"
+    assert "Version 1 is in production" in kept.data.tags["mlflow.note.content"]
+    assert [a.path for a in server.list_artifacts(first["audit"])] == ["audit.html"]
+    run = server.get_run(first["run"])
+    inputs = {(i.dataset.name, i.tags[0].value): i.dataset.digest for i in run.inputs.dataset_inputs}
+    digest = first["dataset"]["hash"][:36]
+    assert inputs == {("tiny", "training"): digest, ("tiny, test split", "evaluation"): digest}
+    (folder,) = server.list_artifacts(first["run"], "evaluations")
+    names = {Path(a.path).name for a in server.list_artifacts(first["run"], folder.path)}
+    assert names == {"metrics.json", "images.npz", "report.html", "predictions.jpg"}
+
+
+def test_an_evaluation_that_was_changed_is_made_again(line: Line) -> None:
+    first = line.add(1, 0.5)
+    for kept in (line.root / "mlartifacts").rglob(f"{first['run']}/artifacts/evaluations/*/images.npz"):
+        kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    assert line.add(2, 0.9)["champion"]["how"] == "measured again"
+
+
 @pytest.fixture
 def ends_with(line: Line, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     """The stage as DVC runs it, up to its exit code."""
@@ -403,12 +431,7 @@ def ends_with(line: Line, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             stage.main("register", register.run)
         return int(ended.value.code or 0)
 
-    raw = config.read(REPOSITORY / "params.yaml")
-    section = {"name": f"it-{line.name}", **RULE}
-    files.write_yaml(
-        line.root / "params.yaml",
-        {**raw, "task": "semantic", "model": {**raw["model"], **MODEL}, "register": section},
-    )
+    files.write_yaml(line.root / "params.yaml", raw(line.name, floors={}))
     yield run
     signal.signal(signal.SIGTERM, handler)
 
