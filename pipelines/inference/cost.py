@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -27,7 +27,7 @@ PROCESS, LINUX = Path("/proc/self"), sys.platform == "linux"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """Of a model on a device, as cost.json has it."""
+    """Of a model on a device."""
 
     latency_ms: float  # one image at a time: the median
     latency_p95_ms: float
@@ -36,6 +36,11 @@ class Cost:
     parameters: int
     size_mb: float  # of the file of weights
     device: str
+    latencies_ms: tuple[float, ...] = ()  # of each image, rising
+
+    def summary(self) -> dict[str, Any]:
+        """As cost.json has it."""
+        return {name: value for name, value in asdict(self).items() if name != "latencies_ms"}
 
 
 def measure(
@@ -71,6 +76,7 @@ def measure(
         parameters=parameters,
         size_mb=weights.stat().st_size / MEGABYTE,
         device=torch.cuda.get_device_name(device) if is_gpu(device) else device,
+        latencies_ms=tuple(1000 * taken for taken in sorted(alone)),
     )
 
 
