@@ -48,11 +48,12 @@ def publish_once(registry: Registry, run: Run, root: Path, candidate: Candidate)
         version = _create(registry, run, root, candidate)
     if evaluations.outdated(registry, version, candidate.dataset, metrics=candidate.metrics):
         model = registry.model_id(version)
-        run.log_metrics(candidate.metrics, step=candidate.description["epoch"], model_id=model)
+        measured = {**candidate.metrics, **({"cost": candidate.costs} if candidate.costs else {})}
+        run.log_metrics(measured, step=candidate.description["epoch"], model_id=model)
         trained = candidate.description["dataset"]
         run.log_dataset(trained, context="training")
-        measured = {**candidate.dataset, "name": f"{trained['name']}, {candidate.dataset['split']} split"}
-        run.log_dataset(measured, context="evaluation")
+        held_out = {**candidate.dataset, "name": f"{trained['name']}, {candidate.dataset['split']} split"}
+        run.log_dataset(held_out, context="evaluation")
     evaluations.keep(
         registry,
         version,
