@@ -9,7 +9,7 @@ from pipelines.config import CLASSICAL, HEADLINE
 from pipelines.errors import DataError
 from pipelines.evaluation import per_image
 from pipelines.promotion import Decision, Difference, Rule
-from pipelines.registry import audit, card, champion, evaluations, promoting, publish
+from pipelines.registry import audit, card, champion, evaluations, promoting, publish, verdicts
 from pipelines.registry.audit import Entry
 from pipelines.registry.candidate import IMAGES, METRICS, PAGES, Candidate
 from pipelines.registry.champion import Champion, Measure
@@ -188,5 +188,5 @@ def _create(registry: Registry, run: Run, root: Path, candidate: Candidate) -> i
         weights=candidate.identity,
         tags=about,
         params=description["parameters"],
-        description=card.for_mlflow(text, publish.PICTURE),
+        description=card.for_mlflow(text, publish.PICTURE, room=verdicts.REASON),
     )

@@ -168,8 +168,9 @@ def test_a_version_tells_all_that_it_came_from(line: Line, monkeypatch: pytest.M
     assert version.tags["maskline.dataset"] == manifest.hash
     assert version.tags["maskline.fingerprint"] == "f1"
     assert version.tags["maskline.git.commit"] == decision["commit"] == tracking.revision(line.root)[0]
-    assert version.description.startswith(f"# it-{line.name}-semantic")
-    assert "| semantic.miou | 0.5000 |" in version.description
+    assert version.description.startswith("> **Promoted (first champion)** on ")
+    assert f"\n\n# {line.model}\n" in version.description
+    assert "| semantic.miou\u00a0\u00a0 | 0.5000\u00a0\u00a0 |" in version.description
     model = server.get_logged_model(version.source.removeprefix("models:/"))
     assert {m.key: m.value for m in model.metrics} == {
         "semantic.miou": 0.5, "semantic.iou.sky": 0.5, "semantic.iou.sea": 0.5,
@@ -222,7 +223,14 @@ class KilledError(BaseException):
     """As a SIGKILL would end it: nothing that follows reaches the server either."""
 
 
-CHANGES = ("create", "log", "set", "finalize", "delete")  # how the names of the calls that change something begin
+CHANGES = (
+    "create",
+    "log",
+    "set",
+    "update",
+    "finalize",
+    "delete",
+)  # how the names of the calls that change something begin
 
 
 def killed_after(changes: int, ask: Callable[..., Any], called: list[str]) -> Callable[..., Any]:
