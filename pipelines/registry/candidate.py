@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipelines.config import HEADLINE
 from pipelines.data.schema import ClassInfo
 from pipelines.errors import DataError
 from pipelines.evaluation.per_image import PerImage
 from pipelines.inference import package
 from pipelines.inference.options import Inference
+from pipelines.inference.predictor import Predictor
 from pipelines.promotion import number
 
 METRICS, IMAGES, COSTS = "metrics.json", "images.npz", "cost.json"
@@ -48,6 +51,11 @@ class Candidate:
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
         return tuple(ClassInfo(**{**c, "color": tuple(c["color"])}) for c in self.description["classes"])
+
+    def predictor(self) -> Predictor:
+        """Asked as it was when it was measured."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return package.load(self.folder, device=device, inference=self.inference)
 
 
 def read(train: Path, evaluated: Path, *, task: str) -> Candidate:
