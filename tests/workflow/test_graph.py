@@ -15,7 +15,7 @@ imports = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(imports)
 
 STAGES = ("ingest", "validate", "tune", "train", "evaluate", "register")
-BESIDE = ("predict", "rollback", "serve")  # called by people, beside the line
+BESIDE = ("export", "predict", "rollback", "serve")  # called by people, beside the line
 SHARED = {"task", "seed", "dataset", "model", "loss"}
 GRAPH = yaml.safe_load((imports.ROOT / "dvc.yaml").read_text())["stages"]
 SECTIONS = {name: field.alias or name for name, field in Params.model_fields.items()}
