@@ -6,16 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipelines.config import HEADLINE
 from pipelines.data.schema import ClassInfo
 from pipelines.errors import DataError
 from pipelines.evaluation.per_image import PerImage
 from pipelines.inference import package
 from pipelines.inference.options import Inference
+from pipelines.inference.predictor import Predictor
 from pipelines.promotion import number
 
 METRICS, IMAGES, COSTS = "metrics.json", "images.npz", "cost.json"
-PAGES = ("report.html", "plots/predictions.jpg")  # for people, where they are there
+# For people, where they are there: the same figures as on the page, and what a prediction cost.
+PAGES = ("report.html", COSTS, "plots/predictions.jpg", "plots/figures/*.svg")
 TOLERANCE = 1e-9  # of sums in another order
 
 
@@ -48,6 +52,11 @@ class Candidate:
     @property
     def classes(self) -> tuple[ClassInfo, ...]:
         return tuple(ClassInfo(**{**c, "color": tuple(c["color"])}) for c in self.description["classes"])
+
+    def predictor(self) -> Predictor:
+        """Asked as it was when it was measured."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return package.load(self.folder, device=device, inference=self.inference)
 
 
 def read(train: Path, evaluated: Path, *, task: str) -> Candidate:

@@ -43,10 +43,20 @@ def shorten(card: str, limit: int = DESCRIPTION_LENGTH) -> str:
     return kept + tail
 
 
-def for_mlflow(card: str, picture: str) -> str:
-    """A version's description on MLflow's pages, which show no picture of a model's files: it is named instead."""
+def for_mlflow(card: str, picture: str, room: int) -> str:
+    """A version's description on MLflow's pages, below the `room` for what was decided. They show no picture of a
+    model's files: it is named instead; and no space between the columns of a table."""
     named = f"*Pictures of held-out images: `{picture}` among the model's files, and in the run's report.*"
-    return shorten(re.sub(r"(?m)^!\[.*$", named, card))
+    return shorten(spaced(re.sub(r"(?m)^!\[.*$", named, card)), DESCRIPTION_LENGTH - room)
+
+
+def spaced(markdown: str) -> str:
+    """Tables whose cells end in spaces that no browser swallows."""
+    return re.sub(r"(?m)^\|(?! ---).*$", lambda row: row[0].replace(" |", "\u00a0\u00a0 |"), markdown)
+
+
+def cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 4]} ..."
 
 
 def _sections(

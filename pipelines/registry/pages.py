@@ -91,10 +91,18 @@ def _decisions(entries: Sequence[Entry], length: int) -> str:
     if not entries:
         return ""
     rows = [
-        (str(e.number), _minute(e.when), e.who, e.what, audit.said(e.version), _cut(e.reason, length), _change(e))
+        (
+            str(e.number),
+            _minute(e.when),
+            e.who,
+            e.what,
+            "none" if e.version is None else str(e.version),
+            card.cut(e.reason, length),
+            _change(e),
+        )
         for e in reversed(entries)
     ]
-    return "\n".join(card.table(("", "when", "who", "what", "on", "why", "champion"), rows))
+    return card.spaced("\n".join(card.table(("", "when", "who", "what", "version", "why", "champion"), rows)))
 
 
 def _change(entry: Entry) -> str:
@@ -104,7 +112,3 @@ def _change(entry: Entry) -> str:
 
 def _minute(when: str) -> str:
     return f"{when[:16].replace('T', ' ')} UTC"
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 4]} ..."

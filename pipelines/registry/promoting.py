@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import PromotionError
-from pipelines.registry import audit, succession
+from pipelines.registry import audit, succession, verdicts
 from pipelines.registry.audit import Entry
 from pipelines.registry.versions import CHALLENGER, CHAMPION, Registry
 
@@ -66,9 +66,7 @@ def commit(registry: Registry, decide: Callable[[State], Entry | None]) -> State
 def _follow(registry: Registry, state: State) -> None:
     """What an entry means for the registry; each step may be repeated."""
     entry = state.entries[-1]
-    for version, tags in _tags(entry).items():
-        if registry.exists(version):
-            registry.tag(version, tags)
+    verdicts.tell(registry, entry)
     if entry.after is None or registry.exists(entry.after):  # else it was deleted since, and is found to be gone
         registry.place(CHAMPION, entry.after)
     _challenge(registry, state)
@@ -100,19 +98,6 @@ def _found(state: State, held: int | None) -> Entry:
         who="unknown",
         when=audit.now(),
     )
-
-
-def _tags(entry: Entry) -> dict[int, dict[str, str]]:
-    """What the versions say of themselves afterwards."""
-    told = {"maskline.reason": entry.reason, "maskline.decided_at": entry.when, "maskline.decided_by": entry.who}
-    if entry.what in ("promoted", "refused") and entry.version is not None:
-        against = "no champion" if entry.before is None else f"version {entry.before}"
-        return {
-            entry.version: {"maskline.decision": f"{entry.what}: {entry.rule}", "maskline.against": against, **told}
-        }
-    if entry.what == "rolled back" and entry.before is not None:
-        return {entry.before: {"maskline.decision": f"rolled back: to {audit.said(entry.after)}", **told}}
-    return {}
 
 
 def withdrawal(entries: Sequence[Entry], version: int) -> str:

@@ -9,7 +9,7 @@ from pipelines.config import CLASSICAL, HEADLINE
 from pipelines.errors import DataError
 from pipelines.evaluation import per_image
 from pipelines.promotion import Decision, Difference, Rule
-from pipelines.registry import audit, card, champion, evaluations, promoting, publish
+from pipelines.registry import audit, card, champion, evaluations, promoting, publish, verdicts
 from pipelines.registry.audit import Entry
 from pipelines.registry.candidate import IMAGES, METRICS, PAGES, Candidate
 from pipelines.registry.champion import Champion, Measure
@@ -48,18 +48,19 @@ def publish_once(registry: Registry, run: Run, root: Path, candidate: Candidate)
         version = _create(registry, run, root, candidate)
     if evaluations.outdated(registry, version, candidate.dataset, metrics=candidate.metrics):
         model = registry.model_id(version)
-        run.log_metrics(candidate.metrics, step=candidate.description["epoch"], model_id=model)
+        measured = {**candidate.metrics, **({"cost": candidate.costs} if candidate.costs else {})}
+        run.log_metrics(measured, step=candidate.description["epoch"], model_id=model)
         trained = candidate.description["dataset"]
         run.log_dataset(trained, context="training")
-        measured = {**candidate.dataset, "name": f"{trained['name']}, {candidate.dataset['split']} split"}
-        run.log_dataset(measured, context="evaluation")
+        held_out = {**candidate.dataset, "name": f"{trained['name']}, {candidate.dataset['split']} split"}
+        run.log_dataset(held_out, context="evaluation")
     evaluations.keep(
         registry,
         version,
         candidate.dataset,
         metrics=candidate.metrics,
         images=candidate.evaluated / IMAGES,
-        pages=[page for name in PAGES if (page := candidate.evaluated / name).is_file()],
+        pages=[page for name in PAGES for page in sorted(candidate.evaluated.glob(name))],
         run=run,
     )
     return version
@@ -187,5 +188,5 @@ def _create(registry: Registry, run: Run, root: Path, candidate: Candidate) -> i
         weights=candidate.identity,
         tags=about,
         params=description["parameters"],
-        description=card.for_mlflow(text, publish.PICTURE),
+        description=card.for_mlflow(text, publish.PICTURE, room=verdicts.REASON),
     )

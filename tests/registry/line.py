@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +126,13 @@ class Line:
 
     def page(self) -> str:
         return (self.root / "results/register/audit.html").read_text()
+
+
+def begun(root: Path, test: str) -> Line:
+    """Each test has a model of its own name."""
+    made = Line(root, re.sub(r"[^a-z0-9]+", "-", test.removeprefix("test_")).strip("-"))
+    made.ingest(0)
+    return made
 
 
 def images(count: int, miou: float, luck: float = 0.0) -> PerImage:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import environment, files
-from tests.registry.line import REPOSITORY, Line, raw, verdict
+from tests.registry.line import REPOSITORY, Line, begun, raw, verdict
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 environment.prepare()
@@ -71,9 +71,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def line(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Line:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")  # a busy machine is not a failure
-    made = Line(tmp_path / "project", request.node.originalname.removeprefix("test_").replace("_", "-"))
-    made.ingest(0)
-    return made
+    return begun(tmp_path / "project", request.node.name)
 
 
 def test_the_story(line: Line) -> None:
