@@ -35,10 +35,9 @@ def run(params: Params, paths: Paths) -> Summary:
     from pipelines.reporting import cases, failures, figures, plots, report
     from pipelines.reporting.content import Evaluation
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     predictor = package.load(
         paths.of("train"),
-        device=device,
+        device="cuda" if torch.cuda.is_available() else "cpu",
         inference=Inference.of(params.evaluate.inference.model_dump()),
     )
     reader = ShardReader(paths.of("ingest"), params.evaluate.split)
@@ -61,14 +60,8 @@ def run(params: Params, paths: Paths) -> Summary:
             progress=progress,
             on_image=lambda _, record, value: scores.update({record.id: value}),
         )
-    spent = cost.measure(
-        predictor.predict,
-        (decode(reader[i]) for i in cost.some(len(reader))),
-        batch_size=params.evaluate.batch_size,
-        parameters=sum(p.numel() for p in predictor.model.parameters()),
-        weights=paths.of("train") / package.WEIGHTS,
-        device=device,
-    )
+    some = (decode(reader[i]) for i in cost.some(len(reader)))
+    spent = cost.of(predictor, some, batch_size=params.evaluate.batch_size)
     metrics, semantic, instance = evaluator.compute(), evaluator.semantic, evaluator.instance
     drawn: dict[str, Any] = {
         "metrics": metrics,
