@@ -14,6 +14,7 @@ from pipelines.config.model import CLASSICAL, MODEL_TASKS, WITHOUT_SCORES, Model
 from pipelines.config.sections import Dataset, Evaluate, Ingest, Register, Train, Validate
 from pipelines.config.tune import Tune
 from pipelines.config.values import flatten, get, merge, nest, read, with_overrides
+from pipelines.config.video import Video
 from pipelines.errors import ConfigError, bounded, did_you_mean
 
 __all__ = [
@@ -41,6 +42,7 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     register_: Annotated[Register, Field(alias="register")]
+    video: Video
 
 
 def parse(raw: Mapping[str, Any], source: str = "params.yaml") -> Params:
