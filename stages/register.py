@@ -18,6 +18,7 @@ def run(params: Params, paths: Paths) -> Summary:
     from pipelines.registry import candidate as candidates
     from pipelines.registry import pages, registration
     from pipelines.registry.champion import Measure
+    from pipelines.registry.contest import Contest
     from pipelines.registry.versions import Registry
     from pipelines.reporting import audit
     from pipelines.tracking import Server
@@ -37,10 +38,10 @@ def run(params: Params, paths: Paths) -> Summary:
     registry = Registry(server, f"{settings.name}-{params.task}", paths.root)
     with registry.alone():
         version = registration.publish_once(registry, tracked, paths.root, candidate)
-        outcome = registration.decide(
-            registry,
-            version,
-            candidate,
+        outcome = Contest(
+            registry=registry,
+            version=version,
+            candidate=candidate,
             run=tracked,
             rule=rule,
             resamples=settings.significance.resamples if settings.significance else 0,
@@ -50,7 +51,7 @@ def run(params: Params, paths: Paths) -> Summary:
                 workers=asked.workers,
                 detail=Detail(boundary=asked.boundary, edge=asked.edge, resamples=asked.resamples, seed=params.seed),
             ),
-        )
+        ).hold()
         pages.publish(registry, outcome.state, task=params.task, render=audit.render, folder=paths.out)
         aliases = registry.aliases()
     decision, opponent = outcome.decision, outcome.champion
