@@ -2,15 +2,33 @@
 
 Reads results/train, results/evaluate, results/ingest (where the champion has to be measured again) and the sections
 task, seed, evaluate and register. Writes decision.json: what was compared, which rule decided, which version holds
-which alias; and audit.html: every decision that was ever taken about this model, as the registry keeps them. A refusal
-is a result, not a failure.
+which alias; audit.html: every decision that was ever taken about this model, as the registry keeps them; and
+comparison.html: the version against the champion that it met. A refusal is a result, not a failure.
 """
 
 from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING
 
 from pipelines import files, promotion, stage
 from pipelines.config import Params
 from pipelines.stage import Paths, Summary
+
+if TYPE_CHECKING:
+    from pipelines.registry.candidate import Candidate
+    from pipelines.registry.registration import Outcome
+    from pipelines.registry.versions import Registry
+    from pipelines.tracking import Run
+
+COMPARISON = "comparison.html"
+# What a comparison says of a version: its tags.
+IDENTITY = {
+    "model": "maskline.model",
+    "trained on": "maskline.dataset.name",
+    "trained on, hash": "maskline.dataset",
+    "commit": "maskline.git.commit",
+    "weights": "maskline.weights",
+}
 
 
 def run(params: Params, paths: Paths) -> Summary:
@@ -71,8 +89,63 @@ def run(params: Params, paths: Paths) -> Summary:
             "audit": registry.audit.run,
         },
     )
+    compare(params, paths, candidate, outcome, registry=registry, run=tracked)
     verdict = "promoted" if decision.promoted else "refused"
     return {"version": f"{registry.name} {version}", verdict: f"{decision.rule}: {decision.reason}"}
+
+
+def compare(
+    params: Params, paths: Paths, candidate: "Candidate", outcome: "Outcome", *, registry: "Registry", run: "Run"
+) -> None:
+    """Write comparison.html, to MLflow as well, where there was a champion that is known on the same images."""
+    import torch
+
+    from pipelines.data.shards import ShardReader
+    from pipelines.inference import package
+    from pipelines.reporting import comparison, sides
+
+    opponent, decision, dataset = outcome.champion, outcome.decision, candidate.dataset
+    if opponent is None or opponent.images is None:
+        # An earlier page says nothing of this version.
+        paths.finished.append(partial(files.remove, paths.of("register") / COMPARISON))
+        return
+    reader = ShardReader(paths.of("ingest"), dataset["split"])
+    there = reader if reader.manifest.hash == dataset["hash"] else None
+    load = partial(
+        package.load,
+        candidate.folder,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        inference=candidate.inference,
+    )
+    both = (
+        (opponent.version, opponent.metrics, opponent.images, opponent.predictor),
+        (outcome.version, candidate.metrics, candidate.images, load),
+    )
+    before, after = (
+        sides.measure(
+            f"version {version}",
+            metrics=metrics,
+            images=images,
+            load=loads,
+            reader=there,
+            batch_size=params.evaluate.batch_size,
+            identity={name: registry.version(version).tags.get(tag, "unknown") for name, tag in IDENTITY.items()},
+        )
+        for version, metrics, images, loads in both
+    )
+    page = comparison.render(
+        before,
+        after,
+        there,
+        task=params.task,
+        classes=candidate.classes,
+        dataset={"split": dataset["split"], "dataset hash": dataset["hash"]},
+        resamples=params.evaluate.resamples,
+        seed=params.seed,
+        verdict=f"{'Promoted' if decision.promoted else 'Refused'} ({decision.rule}): {decision.reason}",
+    )
+    files.write_text(paths.out / COMPARISON, page)
+    run.artifacts(paths.out / COMPARISON, f"comparisons/with-version-{opponent.version}")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,10 @@ KEPT = 3  # interrupted runs that can be resumed
 def run(params: Params, paths: Paths) -> Summary:
     from pipelines.cluster import cluster
     from pipelines.data.shards import read_manifest
+    from pipelines.registry.teacher import with_teacher
     from pipelines.training import balance, distributed
     from pipelines.training.fingerprint import fingerprint, with_absolute_weights
+    from pipelines.training.teacher import identified
     from pipelines.training.watching.events import EventLog, Follower
     from pipelines.training.watching.monitor import Monitor
     from pipelines.training.watching.reporter import Reporter
@@ -30,7 +32,7 @@ def run(params: Params, paths: Paths) -> Summary:
     data, metric = paths.of("ingest"), HEADLINE[params.task]
     fitted = params.model.name in CLASSICAL  # at once, without steps or losses
     epochs = 1 if fitted else params.train.epochs
-    raw = with_absolute_weights(raw, paths.root)
+    raw = with_teacher(with_absolute_weights(raw, paths.root), paths.root)
     dataset = read_manifest(data).hash
     balanced = balance.read(paths.of("validate") / "balance.json", dataset, [params])
     known_by = fingerprint(raw, dataset, balanced)
@@ -43,7 +45,7 @@ def run(params: Params, paths: Paths) -> Summary:
     events.mark("parameters read")
     with (  # the monitor ends before Ray does, as in `tune`
         cluster(cpus=params.train.workers + params.train.validation.beside),
-        Monitor(paths.root, state, name="train", params=raw, tags=tags) as monitor,
+        Monitor(paths.root, state, name="train", params=identified(raw), tags=tags) as monitor,
         progress,
         Follower(events.path, reporter := Reporter(progress, monitor, metric=metric, epochs=0 if fitted else epochs)),
     ):

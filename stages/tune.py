@@ -30,16 +30,18 @@ def run(params: Params, paths: Paths) -> Summary:
 
     from pipelines.cluster import cluster, sharing
     from pipelines.data.shards import read_manifest
+    from pipelines.registry.teacher import with_teacher
     from pipelines.training import balance
     from pipelines.training.fingerprint import fingerprint, with_absolute_weights
     from pipelines.training.search import outcome, run
     from pipelines.training.search.importance import importance
     from pipelines.training.search.record import Record
     from pipelines.training.search.wanted import wanted
+    from pipelines.training.teacher import identified
     from pipelines.training.watching.monitor import Monitor
     from pipelines.training.workers import shared
 
-    raw = with_absolute_weights(config.read(paths.root / "params.yaml"), paths.root)
+    raw = with_teacher(with_absolute_weights(config.read(paths.root / "params.yaml"), paths.root), paths.root)
     dataset = read_manifest(paths.of("ingest")).hash
     balanced = balance.read(paths.of("validate") / "balance.json", dataset, wanted(raw, params))
     searched = {name: value for name, value in raw["tune"].items() if name not in NO_MATTER}
@@ -69,7 +71,7 @@ def run(params: Params, paths: Paths) -> Summary:
     # the process with it, without a word.
     with (
         cluster(cpus=run.tokens(settings)),
-        Monitor(paths.root, state, name="tune", params=raw, tags=tags) as monitor,
+        Monitor(paths.root, state, name="tune", params=identified(raw), tags=tags) as monitor,
         progress,
     ):
         sharing.check(shared.of(paths.of("ingest"), state))

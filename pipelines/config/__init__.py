@@ -8,16 +8,18 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, Field, ValidationError
 
 from pipelines.config import space as spaces
+from pipelines.config.export import Export
 from pipelines.config.fields import Section, Task, short
 from pipelines.config.loss import Loss, Terms
-from pipelines.config.model import CLASSICAL, MODEL_TASKS, WITHOUT_SCORES, Model
+from pipelines.config.model import CLASSICAL, MODEL_TASKS, SOFT_TARGETS, WITHOUT_SCORES, Model
 from pipelines.config.sections import Dataset, Evaluate, Ingest, Predict, Register, Serve, Train, Validate
 from pipelines.config.tune import Tune
 from pipelines.config.values import flatten, get, merge, nest, read, with_overrides
+from pipelines.config.video import Video
 from pipelines.errors import ConfigError, bounded, did_you_mean
 
 __all__ = [
-    "CLASSICAL", "HEADLINE", "MODEL_TASKS", "Loss", "Params", "Task", "Terms",
+    "CLASSICAL", "HEADLINE", "MODEL_TASKS", "SOFT_TARGETS", "Loss", "Params", "Task", "Terms",
     "flatten", "get", "load", "merge", "nest", "parse", "read", "with_overrides",
 ]  # fmt: skip
 
@@ -43,6 +45,8 @@ class Params(Section):
     register_: Annotated[Register, Field(alias="register")]
     predict: Predict
     serve: Serve
+    export: Export
+    video: Video
 
 
 def parse(raw: Mapping[str, Any], source: str = "params.yaml") -> Params:
@@ -109,6 +113,15 @@ def _disagreements(raw: Mapping[str, Any]) -> list[str]:
     if _at(raw, "model.crf.iterations") and (can != "semantic" or name in WITHOUT_SCORES):
         faults.append(
             f"model.crf.iterations: a CRF is trained behind scores of pixels, and {name} gives none: set it to 0"
+        )
+    if _at(raw, "model.quantize") is True and (name in CLASSICAL or _at(raw, "model.crf.iterations")):
+        what = "a CRF has no form in 8 bits" if name not in CLASSICAL else f"{name} has no weights"
+        faults.append(f"model.quantize: {what}: set it to false")
+    if _at(raw, "train.distill.teacher") and name not in SOFT_TARGETS:
+        able = ", ".join(n for n in SOFT_TARGETS if MODEL_TASKS[n] == task) or f"none of task {task}"
+        faults.append(
+            f"train.distill.teacher: a student learns a teacher's scores of pixels, and {name} gives none (those that "
+            f"do: {able}): set it to null"
         )
     unlike = {"tile": None, "scales": [1.0], "flip": False, "crf.iterations": 0}
     asked = [n for n, plain in unlike.items() if _at(raw, f"evaluate.inference.{n}") not in (plain, None)]

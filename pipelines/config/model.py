@@ -34,6 +34,13 @@ MODEL_TASKS: dict[str, Task] = {
     **dict.fromkeys(get_args(InstanceName), "instance"),
     **dict.fromkeys(get_args(PanopticName), "panoptic"),
 }
+# What a model's scores of pixels are of, in training: a student and its teacher must agree on it.
+SOFT_TARGETS: dict[str, str] = {
+    **{name: "all classes" for name in get_args(SemanticName) if name not in WITHOUT_SCORES},
+    "panoptic_deeplab": "all classes",
+    "upsnet": "all classes",
+    "panoptic_fpn": "stuff and one class for all things",
+}
 
 
 class CRF(Section):
@@ -97,6 +104,7 @@ class Model(Section):
     encoder: Annotated[str, Field(min_length=1)]
     weights: Annotated[str, Field(min_length=1)]
     channels: Annotated[int, Field(ge=8, le=4096)] | None
+    quantize: bool
     crf: CRF
     unet: UNet
     unetplusplus: UNetPlusPlus

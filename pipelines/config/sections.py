@@ -112,6 +112,14 @@ class Guards(Section):
     hang_seconds: Above0
 
 
+class Distill(Section):
+    """Learning from a trained model too."""
+
+    teacher: Annotated[str, Field(min_length=1)] | None
+    weight: Weight
+    temperature: Above0
+
+
 class Train(Section):
     epochs: Positive
     batch_size: Positive
@@ -140,6 +148,7 @@ class Train(Section):
     validation: Validation
     checkpoint_minutes: Above0
     guards: Guards
+    distill: Distill
     max_failures: Count
     augment: Augment
 

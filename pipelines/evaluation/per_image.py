@@ -92,6 +92,14 @@ class PerImage:
         total = float(self._scores()(self.sums[self.task].sum(axis=0))[name])
         return None if np.isnan(total) else total
 
+    def scores(self) -> list[float | None]:
+        """The task's own metric of each image alone."""
+        name = HEADLINE[self.task]
+        if self.instance is not None and self.task == "instance":
+            return [alone.compute()[name] for alone in self.instance.each()]
+        values = self._scores()(self.sums[self.task])[name]
+        return [None if np.isnan(value) else value for value in values.tolist()]
+
     def replicates(self, *, resamples: int, seed: int) -> dict[str, np.ndarray]:
         """The scores of the task's own view over resamples of the images, [r] or by class [r, classes]."""
         if self.instance is not None and self.task == "instance":

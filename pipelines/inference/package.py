@@ -1,4 +1,7 @@
-"""A trained model on disk: `model.safetensors` (weights, no pickle) and `model.json` (all that rebuilds it)."""
+"""A trained model on disk: `model.safetensors` (weights, no pickle) and `model.json` (all that rebuilds it).
+
+An exported one has its network as a graph in place of the weights (`graph`), and is loaded and used the same way.
+"""
 
 import json
 from collections.abc import Mapping
@@ -18,6 +21,7 @@ from pipelines.inference.predictor import Predictor
 from pipelines.models import MODELS, encoders
 from pipelines.models.contract import Classes, SegmentationModel
 from pipelines.models.crf_layer import WithCRF
+from pipelines.models.quantised import quantise
 from pipelines.pixels import Pixels
 
 WEIGHTS, DESCRIPTION, INFERENCE, VERSION = "model.safetensors", "model.json", "inference.json", 1
@@ -45,6 +49,8 @@ def build(task: str, model: Mapping[str, Any], classes: tuple[ClassInfo, ...], p
     crf = model.get("crf") or {"iterations": 0}
     if crf["iterations"]:
         built = WithCRF(built, classes=table.count, **crf)
+    if model.get("quantize"):
+        quantise(built, built.stride)
     return built.to(memory_format=torch.channels_last)  # as the loader's images are
 
 
@@ -86,7 +92,22 @@ def load(folder: Path, *, device: str = "cpu", inference: Inference | None = Non
     description = describe(folder)
     if inference is None:
         inference = registered(folder)
-    path, wanted = folder / WEIGHTS, description["weights"]["sha256"]
+    classes = tuple(ClassInfo(**{**c, "color": tuple(c["color"])}) for c in description["classes"])
+    pixels = Pixels.of(description["mean"], description["std"])
+    model = build(description["task"], {**description["model"], "weights": "none"}, classes, pixels)
+    if is_exported(description):
+        from pipelines.inference import graph  # ONNX Runtime, which no other package needs
+
+        return Predictor(graph.load(folder, description, model), description, device, inference)
+    _fill(model, folder / WEIGHTS, description["weights"]["sha256"])
+    return Predictor(model, description, device, inference)
+
+
+def is_exported(description: Mapping[str, Any]) -> bool:
+    return bool(description["weights"]["file"] != WEIGHTS)
+
+
+def _fill(model: nn.Module, path: Path, wanted: str) -> None:
     if not path.is_file():
         raise DataError(f"{path} is missing", do="train again: dvc repro --force train")
     if (found := files.sha256(path)) != wanted:
@@ -94,14 +115,10 @@ def load(folder: Path, *, device: str = "cpu", inference: Inference | None = Non
             f"{path} is damaged: sha256 mismatch, found {found[:12]}, expected {wanted[:12]}",
             do="fetch it again (dvc checkout), or train again: dvc repro --force train",
         )
-    classes = tuple(ClassInfo(**{**c, "color": tuple(c["color"])}) for c in description["classes"])
-    pixels = Pixels.of(description["mean"], description["std"])
-    model = build(description["task"], {**description["model"], "weights": "none"}, classes, pixels)
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (SafetensorError, RuntimeError) as error:
         raise DataError(f"{path} does not fit the model that {DESCRIPTION} describes: {error}") from None
-    return Predictor(model, description, device, inference)
 
 
 def registered(folder: Path) -> Inference:

@@ -6,7 +6,8 @@ recall points, at most 100 detections per image and class, four area ranges, cro
 images. A class without truths has no value and is left out of every mean; its detections cost nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -79,6 +80,13 @@ class RankedMetrics:
             raise ValueError(f"detections of {len(metrics._detections)} images, truths of {len(metrics._truths)}")
         metrics._refuse_strange(rows["truths"]["label"], rows["detections"]["label"])
         return metrics
+
+    def each(self) -> Iterator[Self]:
+        """Of every image alone."""
+        for truths, detections in zip(self._truths, self._detections, strict=True):
+            alone = copy(self)
+            alone._truths, alone._detections = [truths], [detections]
+            yield alone
 
     def by_class(self) -> list[Ranked]:
         """Of each class what AP is made of."""

@@ -18,7 +18,8 @@ from pipelines.inference.predictor import Predictor
 from pipelines.promotion import number
 
 METRICS, IMAGES, COSTS = "metrics.json", "images.npz", "cost.json"
-PAGES = ("report.html", "plots/predictions.jpg")  # for people, where they are there
+# For people, where they are there: the same figures as on the page, and what a prediction cost.
+PAGES = ("report.html", COSTS, "plots/predictions.jpg", "plots/figures/*.svg")
 TOLERANCE = 1e-9  # of sums in another order
 
 

@@ -42,7 +42,7 @@ def publish_once(registry: Registry, run: Run, root: Path, candidate: Candidate)
         candidate.dataset,
         metrics=candidate.metrics,
         images=candidate.evaluated / IMAGES,
-        pages=[page for name in PAGES if (page := candidate.evaluated / name).is_file()],
+        pages=[page for name in PAGES for page in sorted(candidate.evaluated.glob(name))],
         run=run,
     )
     return version

@@ -9,6 +9,7 @@ from pipelines import files
 from pipelines.config import HEADLINE, merge
 from pipelines.errors import ConfigError
 from pipelines.training.balance import Balance
+from pipelines.training.teacher import identified
 
 CODE = Path(__file__).resolve().parents[1]
 # What in it a model follows from.
@@ -28,7 +29,7 @@ def fingerprint(raw: dict[str, Any], dataset: str, balance: Balance | None = Non
     another fingerprint is never resumed."""
     sections = {name: raw[name] for name in ("task", "seed", "model", "loss", "train")}
     # Who does the work, and how often it is tried again, changes no weight: an interrupted run may be given others.
-    train = {k: v for k, v in raw["train"].items() if k not in FREE}
+    train = {k: v for k, v in identified(raw)["train"].items() if k not in FREE}
     guards = {k: v for k, v in raw["train"]["guards"].items() if k != "hang_seconds"}
     passes = raw["train"]["workers"] * raw["train"]["accumulate"]
     shared = raw["train"]["workers"] if raw["train"]["sync_batch_norm"] else None

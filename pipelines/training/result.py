@@ -11,6 +11,7 @@ from pipelines.inference import package
 from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.job import TIMES, Job, Row
 from pipelines.training.rebuild import describe, rebuild
+from pipelines.training.teacher import identified
 from pipelines.training.validation import Validations
 
 HISTORY = "history.csv"
@@ -33,7 +34,7 @@ def write(job: Job, *, raw: dict[str, Any], fingerprint: str) -> None:
     known = Validations(job.state, last["validations"], keeps=False)
     if (best := checkpoints.best(known.scores(params.task))) is None:
         raise RunError(f"no checkpoint in {job.state} that was validated can be read")
-    model = rebuild(params, manifest, best)
+    model, recorded = rebuild(params, manifest, best), identified(raw)
     epoch = best["position"]["epoch"] - 1
     out = job.state / RESULT
     write_history(out / HISTORY, known.merged(last["position"]["rows"]))
@@ -45,7 +46,7 @@ def write(job: Job, *, raw: dict[str, Any], fingerprint: str) -> None:
             "model": params.model.model_dump(exclude={"weights"}),
             "dataset": {"name": manifest.name, "hash": manifest.hash},
             "fingerprint": fingerprint,
-            "parameters": {name: raw[name] for name in ("task", "seed", "dataset", "model", "loss", "train")},
+            "parameters": {name: recorded[name] for name in ("task", "seed", "dataset", "model", "loss", "train")},
             "epoch": epoch,
             "metrics": known.rows[epoch],
         },

@@ -22,6 +22,7 @@ from pipelines.losses import build as build_loss
 from pipelines.models.contract import FittedModel, SegmentationModel
 from pipelines.pixels import Pixels
 from pipelines.training.checkpoint import Checkpoints, State, Writer
+from pipelines.training.distillation import TERM, teacher_of
 from pipelines.training.job import Group, Job, Row, gathered
 from pipelines.training.optimization import optim, schedule
 from pipelines.training.optimization.ema import Average
@@ -87,7 +88,12 @@ class Trainer:
             reference_batch=train.reference_batch,
         )
         pixel_loss = build_loss(self.params.loss.semantic.weighted(), job.balance.class_weights if job.balance else {})
-        step = LossStep(self.model, pixel_loss.to(group.device), self.params.loss.terms.model_dump())
+        step = LossStep(
+            self.model,
+            pixel_loss.to(group.device),
+            {**self.params.loss.terms.model_dump(), TERM: train.distill.weight},
+            teacher_of(self.params, manifest, pixels, group.device),
+        )
         # What has no weights has no gradients that anyone could share.
         self.step = step if self.fitted else wrap(step, strategy=train.parallel, world=group.world, device=group.device)
         self.optimizer = optim.build(

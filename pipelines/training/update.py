@@ -10,6 +10,7 @@ from pipelines.loading.batch import Batch
 from pipelines.models.contract import PixelLoss, SegmentationModel
 from pipelines.pixels import Pixels
 from pipelines.targets import Targets
+from pipelines.training.distillation import TERM, Teacher
 from pipelines.training.job import Group, Job, gathered
 from pipelines.training.optimization import optim
 from pipelines.training.optimization.ema import Average
@@ -24,12 +25,21 @@ from pipelines.training.watching.phases import Phases
 class LossStep(nn.Module):
     """Forward and losses as one module, so that DDP sees every parameter that either of them uses."""
 
-    def __init__(self, model: SegmentationModel, pixel_loss: PixelLoss, terms: dict[str, float]):
+    def __init__(
+        self,
+        model: SegmentationModel,
+        pixel_loss: PixelLoss,
+        terms: dict[str, float],
+        teacher: Teacher | None = None,
+    ):
         super().__init__()
-        self.model, self.pixel_loss, self.terms = model, pixel_loss, terms
+        self.model, self.pixel_loss, self.terms, self.teacher = model, pixel_loss, terms, teacher
 
     def forward(self, images: Tensor, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = self.model.losses(self.model(images), targets, self.pixel_loss)
+        outputs = self.model(images)
+        losses = self.model.losses(outputs, targets, self.pixel_loss)
+        if self.teacher is not None:
+            losses = {**losses, TERM: self.teacher.loss(images, outputs, targets.semantic)}
         total = torch.stack([self.terms[name] * loss for name, loss in losses.items()]).sum()
         return total, {name: loss.detach() for name, loss in losses.items()}
 

@@ -136,3 +136,10 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
         np.savez(file, ids=np.array(["0"]), semantic=np.full((1, 3, 3), np.nan))
     with pytest.raises(DataError, match="sums that are no numbers"):
         PerImage.read(path, task="semantic", classes=CLASSES)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_image_s_score_is_that_of_an_evaluation_of_it_alone(task: str, tmp_path: Path) -> None:
+    images = scenes(5, 0.3)
+    expected = [measured(task, [image], detail=None).headline() for image in images]
+    assert kept(task, images, tmp_path / "images.npz").scores() == pytest.approx(expected, abs=1e-12)

@@ -1,4 +1,5 @@
-"""Batch norm's running statistics over several passes: the mean of what each pass alone would have left.
+"""Running statistics over several passes, batch norm's and those of inputs in 8 bits (`models.quantised`): the mean of
+what each pass alone would have left.
 
 Each pass would move them from where the one before had left them, and each worker its own: they would depend on who
 saw what. This way they do not, and workers that share the passes end with the same ones.
@@ -9,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipelines.models.quantised import Rounded
+
 
 class RunningStatistics:
     """Call `begin` before the passes of an update, `between` them, and `end` after the last one."""
@@ -17,6 +20,7 @@ class RunningStatistics:
         self.passes, self.world = passes, world
         norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
         self.means = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+        self.means += [b for m in model.modules() if isinstance(m, Rounded) for b in (m.low, m.high)]
         self.counts = [m.num_batches_tracked for m in norms if m.num_batches_tracked is not None]
         if passes == 1:  # there is nothing to average
             self.means, self.counts = [], []
