@@ -16,7 +16,7 @@ from pipelines.stage import Paths, Summary
 
 if TYPE_CHECKING:
     from pipelines.registry.candidate import Candidate
-    from pipelines.registry.registration import Outcome
+    from pipelines.registry.contest import Outcome
     from pipelines.registry.versions import Registry
     from pipelines.tracking import Run
 
@@ -98,10 +98,7 @@ def compare(
     params: Params, paths: Paths, candidate: "Candidate", outcome: "Outcome", *, registry: "Registry", run: "Run"
 ) -> None:
     """Write comparison.html, to MLflow as well, where there was a champion that is known on the same images."""
-    import torch
-
     from pipelines.data.shards import ShardReader
-    from pipelines.inference import package
     from pipelines.reporting import comparison, sides
 
     opponent, decision, dataset = outcome.champion, outcome.decision, candidate.dataset
@@ -111,15 +108,9 @@ def compare(
         return
     reader = ShardReader(paths.of("ingest"), dataset["split"])
     there = reader if reader.manifest.hash == dataset["hash"] else None
-    load = partial(
-        package.load,
-        candidate.folder,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        inference=candidate.inference,
-    )
     both = (
         (opponent.version, opponent.metrics, opponent.images, opponent.predictor),
-        (outcome.version, candidate.metrics, candidate.images, load),
+        (outcome.version, candidate.metrics, candidate.images, candidate.predictor),
     )
     before, after = (
         sides.measure(

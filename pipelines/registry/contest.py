@@ -19,6 +19,7 @@ from pipelines.tracking import Run
 class Outcome:
     """What was decided, and in what state of the registry; with the opponent, for who wants to look closer."""
 
+    version: int
     decision: Decision
     champion: Champion | None  # before the decision; None where there was none, or it is this version
     before: int | None
@@ -49,7 +50,7 @@ class Contest:
 
         state = promoting.commit(self.registry, entry)
         decision, opponent, before = found[-1]
-        return Outcome(decision=decision, champion=opponent, before=before, state=state)
+        return Outcome(version=self.version, decision=decision, champion=opponent, before=before, state=state)
 
     def _opponent(self, state: State) -> Champion | None:
         if state.champion is None or state.champion == self.version:
