@@ -3,8 +3,8 @@
     python -m stages.export [--model models:/maskline-panoptic@champion]
 
 Reads results/ingest, results/train (or another package) and the section export. Writes float32/ and int8/, packages
-that are loaded and asked as the original is, and parity.json: metrics, latencies and sizes of all of them. Where a
-metric differs by more than export.max_loss the stage fails, and results/export holds no export.
+that are loaded and asked as the original is, and parity.json: metrics, latencies, sizes and memory of all of them.
+Where a metric differs by more than export.max_loss the stage fails, and results/export holds no export.
 """
 
 import argparse
@@ -16,12 +16,15 @@ from pipelines.stage import Paths, Summary
 
 
 def run(params: Params, paths: Paths, *, model: str | None = None) -> Summary:
+    from pipelines.exporting.memory import peak
     from pipelines.exporting.run import Settings, export
     from pipelines.registry.fetch import fetch
 
     files.remove(paths.of("export"))  # an earlier model's would be taken for this one's, should this one fail
     source = paths.of("train") if model is None else fetch(model, paths.root).folder
     found = export(source, paths.of("ingest"), paths.out, Settings(**params.export.model_dump()))
+    for name, side in found["sides"].items():
+        side["memory_bytes"] = peak(source if name == "torch" else paths.out / name, found["image"])
     files.write_json(paths.out / "parity.json", found)
     return {
         name: f"{side['file_bytes'] / 1e6:.1f} MB, {side['speed']:.2f} times as fast"

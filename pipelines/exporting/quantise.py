@@ -13,7 +13,7 @@ import ast
 import contextlib
 import logging
 import tempfile
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from pipelines.errors import RunError
 from pipelines.inference.graph import INPUT
@@ -48,19 +47,14 @@ class Images(CalibrationDataReader):
 def calibrated(model: onnx.ModelProto, images: Iterable[np.ndarray], *, method: str) -> onnx.ModelProto:
     """Post-training: the range of each map is that which it takes over the images."""
     with tempfile.TemporaryDirectory() as folder, _quietly():
-        original, prepared, made = (Path(folder) / f"{name}.onnx" for name in ("float32", "prepared", "int8"))
+        original, made = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, original)
-        quant_pre_process(original, prepared, skip_symbolic_shape=True)
-        ready = onnx.load(prepared)
-        for i, node in enumerate(ready.graph.node):
-            node.name = f"{node.op_type}_{i}"  # what is fused has none, and nodes are told apart by it
-        onnx.save(ready, prepared)
         quantize_static(
-            prepared,
+            original,
             made,
             Images(images),
             op_types_to_quantize=[*WEIGHTED, *BETWEEN],
-            nodes_to_exclude=sorted(kept(ready.graph)),
+            nodes_to_exclude=sorted(kept(model.graph)),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -135,20 +129,23 @@ def kept(graph: onnx.GraphProto) -> set[str]:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     first = _nearest([INPUT], lambda name: readers.get(name, []), lambda node: node.output, weights)
-    made = lambda name: [by_output[name]] if name in by_output else []  # noqa: E731
-    last = _nearest([output.name for output in graph.output], made, lambda node: node.input, weights)
+    outputs = [output.name for output in graph.output]
+    last = _nearest(outputs, lambda name: [by_output[name]] if name in by_output else [], lambda n: n.input, weights)
     constant = {n.name for n in graph.node if n.op_type == "Add" and weights & {*n.input}}  # a bias, a position
     return first | last | constant
 
 
-def _nearest(start, nodes_at, names_of, weights) -> set[str]:  # type: ignore[no-untyped-def]
+def _nearest(
+    start: list[str],
+    nodes_at: Callable[[str], list[onnx.NodeProto]],
+    names_of: Callable[[onnx.NodeProto], Iterable[str]],
+    weights: set[str],
+) -> set[str]:
     """The first layers with weights on every way from `start`, and what lies before them."""
-    found, seen, todo = set(), set(), list(start)
+    found, todo = set[str](), [*start]
     while todo:
-        name = todo.pop()
-        for node in nodes_at(name):
-            if node.name not in seen:
-                seen.add(node.name)
+        for node in nodes_at(todo.pop()):
+            if node.name not in found and node.op_type != "Shape":  # a size is no map
                 found.add(node.name)
                 if not (node.op_type in WEIGHTED and weights & {*node.input}):
                     todo += names_of(node)

@@ -96,6 +96,7 @@ def _compare(
             }
             for name in predictors
         },
+        "image": list(example.shape[:2]),  # that latencies are of: the first of the split
         "max_loss": settings.max_loss,
     }
 

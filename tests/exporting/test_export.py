@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from pipelines import config, files
 from pipelines.data.shards import ShardReader, read_manifest
@@ -104,6 +105,20 @@ def test_an_exported_package_is_asked_as_its_original_is(source, exported, datas
     reader = ShardReader(dataset, "val")
     scores = [evaluate(p, reader, batch_size=4)["semantic"]["miou"] for p in (original, graph)]
     assert scores[0] == pytest.approx(scores[1], abs=5e-4)
+
+
+def test_the_page_s_lines_run_the_file_without_maskline(exported, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "exports.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "export").symlink_to(exported[0])
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code, found)  # noqa: S102 - the page is ours
+    predicted = package.load(exported[0] / "float32").predict([image])[0].semantic
+    np.testing.assert_array_equal(found["classes"], predicted)
 
 
 def test_what_is_written_says_what_it_is(source, exported):
@@ -259,7 +274,8 @@ def test_metrics_that_are_undefined_on_one_side_differ(original, found, size):
 
 
 def test_layers_are_kept_by_where_they_stand():
-    """images -> a -> b -> c -> out, and beside it a -> d -> aside: a sees the image, c and d are answers."""
+    """images -> a -> b -> c -> out, and beside it a -> d -> aside, as large as b: a sees the image, c and d are
+    answers."""
     node, tensor = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     nodes = [
         node("Mul", [INPUT, "k"], ["scaled"], "scale"),
@@ -268,7 +284,9 @@ def test_layers_are_kept_by_where_they_stand():
         node("Conv", ["ar", "wb"], ["b"], "b"),
         node("Conv", ["b", "wc"], ["c"], "c"),
         node("Sigmoid", ["c"], ["out"], "sigmoid"),
-        node("Conv", ["ar", "wd"], ["aside"], "d"),
+        node("Shape", ["b"], ["size"], "size"),
+        node("Conv", ["ar", "wd"], ["small"], "d"),
+        node("Expand", ["small", "size"], ["aside"], "expand"),
     ]
     weights = [
         onnx.numpy_helper.from_array(np.zeros((1, 1, 1, 1), np.float32), n) for n in ("wa", "wb", "wc", "wd", "k")
@@ -277,7 +295,7 @@ def test_layers_are_kept_by_where_they_stand():
     graph = onnx.helper.make_graph(
         nodes, "g", [tensor(INPUT, floats, None)], [tensor(n, floats, None) for n in ("out", "aside")], weights
     )
-    assert quantise.kept(graph) == {"scale", "a", "c", "sigmoid", "d"}
+    assert quantise.kept(graph) == {"scale", "a", "c", "sigmoid", "d", "expand"}
 
 
 ABLE = [name for name, row in table.EXPORTS.items() if not row.refused]
