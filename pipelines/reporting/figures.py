@@ -51,7 +51,9 @@ def latency_chart(latencies: Sequence[float]) -> Markup:
     """Rising, over the share of the images."""
     steps = len(latencies) - 1
     line = [(100 * i / steps, value) for i, value in enumerate(latencies)]
-    return charts.line_chart({"ms": line}, title="Latency of the images", x="% of the images", named=False)
+    return charts.line_chart(
+        {"ms": line}, title="Latency of the images, in milliseconds", x="% of the images", named=False
+    )
 
 
 def scores(evaluation: Evaluation) -> dict[str, Any] | None:

@@ -405,6 +405,8 @@ def test_the_figures_are_files_as_well(task, evaluation, tmp_path, rendered):
     assert {p.stem for p in tmp_path.iterdir()} == set(drawn)
     for name, chart in drawn.items():
         assert chart in html
+        inside = chart.partition(">")[2]
         root = ElementTree.fromstring((tmp_path / f"{name}.svg").read_text())  # noqa: S314 - our own
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert "stroke: var(--line)" in root[0].text
+        assert inside in (tmp_path / f"{name}.svg").read_text()
