@@ -13,7 +13,7 @@ export UV_NO_PROGRESS := 1
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install lock lint test test-all repro zoo bench ui clean
+.PHONY: help install lock lint test test-all repro rollback zoo bench serve ui clean
 help:           ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
@@ -48,11 +48,17 @@ test-all: install  ## the slow ones too
 repro: install  ## from raw data to a registered model: runs what has changed
 	@dvc repro
 
+rollback: install  ## give `champion` back to the version before: make rollback WHY="..." (TO=3: to an earlier one)
+	@python -m stages.rollback --why "$$WHY" $(if $(TO),--to "$$TO")
+
 zoo: install    ## train the models of zoo.yaml on one dataset, and rank them: results/zoo/leaderboard.html
 	@python -m pipelines.leaderboard zoo.yaml
 
 bench: install  ## measure, and print tables
 	@for b in benchmarks/*.py; do python $$b || exit 1; done
+
+serve: install  ## answer requests with the champion, and show a page: http://127.0.0.1:8000 (serve in params.yaml)
+	@exec python -m stages.serve
 
 PORT ?= 5000
 ui: install     ## MLflow's pages on http://127.0.0.1:5000 (or PORT=...): runs and the registry

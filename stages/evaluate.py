@@ -8,7 +8,6 @@ since it differs from run to run.
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,17 @@ def run(params: Params, paths: Paths) -> Summary:
 
     from pipelines.data.shards import ShardReader
     from pipelines.evaluation.evaluator import Detail, score
+    from pipelines.evaluation.per_image import PerImage
     from pipelines.inference import cost, package
     from pipelines.inference.options import Inference
     from pipelines.loading.batch import decode
-    from pipelines.reporting import cases, images, plots, report
+    from pipelines.metrics import detection_calibration
+    from pipelines.reporting import cases, failures, figures, plots, report
+    from pipelines.reporting.content import Evaluation
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     predictor = package.load(
         paths.of("train"),
-        device=device,
+        device="cuda" if torch.cuda.is_available() else "cpu",
         inference=Inference.of(params.evaluate.inference.model_dump()),
     )
     reader = ShardReader(paths.of("ingest"), params.evaluate.split)
@@ -59,14 +60,8 @@ def run(params: Params, paths: Paths) -> Summary:
             progress=progress,
             on_image=lambda _, record, value: scores.update({record.id: value}),
         )
-    spent = cost.measure(
-        predictor.predict,
-        (decode(reader[i]) for i in cost.some(len(reader))),
-        batch_size=params.evaluate.batch_size,
-        parameters=sum(p.numel() for p in predictor.model.parameters()),
-        weights=paths.of("train") / package.WEIGHTS,
-        device=device,
-    )
+    some = (decode(reader[i]) for i in cost.some(len(reader)))
+    spent = cost.of(predictor, some, batch_size=params.evaluate.batch_size)
     metrics, semantic, instance = evaluator.compute(), evaluator.semantic, evaluator.instance
     drawn: dict[str, Any] = {
         "metrics": metrics,
@@ -74,14 +69,15 @@ def run(params: Params, paths: Paths) -> Summary:
         "confusion": semantic and semantic.confusion,
         "precision_recall": {iou: instance.precision_recall(iou) for iou in IOUS} if instance else {},
         "calibration": evaluator.calibration.bins() if evaluator.calibration else [],
+        "detection_calibration": detection_calibration.counts(instance).bins() if instance else [],
+        "failures": evaluator.failures,
     }
-    images.write(paths.out, headline=HEADLINE[params.task], scores=scores, images=evaluator.images)
+    plots.table(paths.out / "images.csv", ["id", HEADLINE[params.task]], scores.items())
+    PerImage.of(evaluator, list(scores)).write(paths.out / "images.npz")
     names = [c.name for c in manifest.classes]
     shown = list(cases.collect(predictor, reader, list(scores.values()), params.evaluate.cases))
-    plots.write(paths.out / "plots", names=names, headline=HEADLINE[params.task], **drawn)
-    if shown:
-        plots.picture(paths.out / "plots" / "predictions.jpg", cases.sheet(shown, manifest.classes))
-    evaluation = report.Evaluation(
+    worst = evaluator.failures and failures.collect(evaluator.failures, predictor, reader, manifest.classes)
+    evaluation = Evaluation(
         title=f"{predictor.description['model']['name']} on {manifest.name}",
         task=params.task,
         classes=manifest.classes,
@@ -89,10 +85,17 @@ def run(params: Params, paths: Paths) -> Summary:
         split=params.evaluate.split,
         scores=scores,
         cases=shown,
+        failures_shown=worst or [],
+        cost=spent,
         **drawn,
     )
+    folder = paths.out / "plots"
+    plots.write(folder, names=names, headline=HEADLINE[params.task], latencies_ms=spent.latencies_ms, **drawn)
+    plots.figures(folder / "figures", figures.alone(evaluation))
+    if shown:
+        plots.picture(folder / "predictions.jpg", cases.sheet(shown, manifest.classes))
     files.write_text(paths.out / "report.html", report.render(evaluation))
-    files.write_json(paths.out / "cost.json", asdict(spent))
+    files.write_json(paths.out / "cost.json", spent.summary())
     dataset = {"hash": manifest.hash, "split": params.evaluate.split, "images": len(reader)}
     files.write_json(
         paths.out / "metrics.json",

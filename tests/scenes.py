@@ -62,7 +62,7 @@ def records() -> list[Record]:
     return [shapes.draw("test", i, seed=3, height=h, width=w, difficulty=0.5) for i, (h, w) in enumerate(SIZES)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def learned(classes, records):
     """learned(task) -> a model whose predictions get worse from image to image."""
 

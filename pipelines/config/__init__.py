@@ -15,6 +15,7 @@ from pipelines.config.model import CLASSICAL, MODEL_TASKS, SOFT_TARGETS, WITHOUT
 from pipelines.config.sections import Dataset, Evaluate, Ingest, Predict, Register, Serve, Train, Validate
 from pipelines.config.tune import Tune
 from pipelines.config.values import flatten, get, merge, nest, read, with_overrides
+from pipelines.config.video import Video
 from pipelines.errors import ConfigError, bounded, did_you_mean
 
 __all__ = [
@@ -45,6 +46,7 @@ class Params(Section):
     predict: Predict
     serve: Serve
     export: Export
+    video: Video
 
 
 def parse(raw: Mapping[str, Any], source: str = "params.yaml") -> Params:

@@ -208,10 +208,20 @@ class Evaluate(Section):
     inference: Inference
 
 
+class Significance(Section):
+    """Of the challenger's gain, by a paired bootstrap over images."""
+
+    level: Annotated[float, Field(ge=0.5, lt=1)]
+    resamples: Annotated[int, Field(ge=200)]
+
+
 class Register(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
     min_gain: Weight
+    max_class_drop: Fraction | None
+    significance: Significance | None
     floors: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
+    limits: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] | None
 
 
 FormatOfResults = Literal["rle", "coco", "png", "overlay"]

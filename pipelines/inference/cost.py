@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from pipelines.inference.predictor import Predictor
 
 IMAGES, WARM_UP, BATCHES = 48, 3, 3  # timed one by one; before that, untimed; and after it, in batches
 PATIENCE = 20.0  # seconds: slow models are timed on fewer images
@@ -27,7 +29,7 @@ PROCESS, LINUX = Path("/proc/self"), sys.platform == "linux"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """Of a model on a device, as cost.json has it."""
+    """Of a model on a device."""
 
     latency_ms: float  # one image at a time: the median
     latency_p95_ms: float
@@ -36,6 +38,11 @@ class Cost:
     parameters: int
     size_mb: float  # of the file of weights
     device: str
+    latencies_ms: tuple[float, ...] = ()  # of each image, rising
+
+    def summary(self) -> dict[str, Any]:
+        """As cost.json has it."""
+        return {name: value for name, value in asdict(self).items() if name != "latencies_ms"}
 
 
 def measure(
@@ -44,10 +51,11 @@ def measure(
     *,
     batch_size: int,
     parameters: int,
-    weights: Path,
+    size: int,
     device: str = "cpu",
 ) -> Cost:
-    """Of `predict` on some images uint8[h, w, 3], at least one; a batch is made of those of the first one's size."""
+    """Of `predict` on some images uint8[h, w, 3], at least one; a batch is made of those of the first one's size. The
+    weights have `size` bytes."""
     alone: list[float] = []
     batch: list[np.ndarray] = []
     for image in images:
@@ -69,8 +77,22 @@ def measure(
         images_per_second=len(batch) / median(together),
         memory_mb=memory / MEGABYTE,
         parameters=parameters,
-        size_mb=weights.stat().st_size / MEGABYTE,
+        size_mb=size / MEGABYTE,
         device=torch.cuda.get_device_name(device) if is_gpu(device) else device,
+        latencies_ms=tuple(1000 * taken for taken in sorted(alone)),
+    )
+
+
+def of(predictor: Predictor, images: Iterable[np.ndarray], *, batch_size: int) -> Cost:
+    """Of a package; its size is that of its tensors, of which its file holds little else."""
+    model = predictor.model
+    return measure(
+        predictor.predict,
+        images,
+        batch_size=batch_size,
+        parameters=sum(p.numel() for p in model.parameters()),
+        size=sum(t.numel() * t.element_size() for t in model.state_dict().values()),
+        device=str(predictor.device),
     )
 
 

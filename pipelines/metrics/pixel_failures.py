@@ -18,8 +18,8 @@ class PixelFailures:
     def __init__(self, names: Sequence[str]):
         self.names = tuple(names)
         self._confused: list[np.ndarray] = []  # one per image
-        # By class and size: regions, their pixels, those of them that are right.
-        self.by_size = np.zeros((len(self.names), len(sizes.NAMES), 3), np.int64)
+        # By class and size: regions, those of which half or more is right, their pixels, those that are right.
+        self.by_size = np.zeros((len(self.names), len(sizes.NAMES), 4), np.int64)
 
     def update(self, truth: np.ndarray, predicted: np.ndarray) -> None:
         """uint8[h, w] class ids or IGNORE."""
@@ -35,7 +35,7 @@ class PixelFailures:
         right = np.bincount(regions[truth == predicted], minlength=area.size)
         category = np.zeros(area.size, np.int64)
         category[regions[known]] = truth[known]
-        added = np.stack([np.ones(area.size, np.int64), area, right], axis=-1)
+        added = np.stack([np.ones(area.size, np.int64), 2 * right >= area, area, right], axis=-1)
         np.add.at(self.by_size, (category[1:], sizes.of(area[1:])), added[1:])
 
     def merge(self, other: "PixelFailures") -> None:

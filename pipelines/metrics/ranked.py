@@ -6,7 +6,8 @@ recall points, at most 100 detections per image and class, four area ranges, cro
 images. A class without truths has no value and is left out of every mean; its detections cost nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -59,6 +60,33 @@ class RankedMetrics:
     @property
     def images(self) -> int:
         return len(self._detections)
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """All that AP is made of: the images' rows one behind the other, and how many each image has."""
+        return {
+            "detections": _laid_out(self._detections, DETECTION)[0],
+            "detections_in": np.array([len(rows) for rows in self._detections], np.int64),
+            "truths": _laid_out(self._truths, TRUTH)[0],
+            "truths_in": np.array([len(rows) for rows in self._truths], np.int64),
+        }
+
+    @classmethod
+    def of_rows(cls, names: Sequence[str], *, things: Sequence[int], rows: Mapping[str, np.ndarray]) -> Self:
+        """From `rows`; ValueError where they are of other classes, or damaged."""
+        metrics = cls(names, things=things)
+        metrics._detections = _by_image(rows["detections"], rows["detections_in"], DETECTION)
+        metrics._truths = _by_image(rows["truths"], rows["truths_in"], TRUTH)
+        if len(metrics._detections) != len(metrics._truths):
+            raise ValueError(f"detections of {len(metrics._detections)} images, truths of {len(metrics._truths)}")
+        metrics._refuse_strange(rows["truths"]["label"], rows["detections"]["label"])
+        return metrics
+
+    def each(self) -> Iterator[Self]:
+        """Of every image alone."""
+        for truths, detections in zip(self._truths, self._detections, strict=True):
+            alone = copy(self)
+            alone._truths, alone._detections = [truths], [detections]
+            yield alone
 
     def by_class(self) -> list[Ranked]:
         """Of each class what AP is made of."""
@@ -163,6 +191,12 @@ def _laid_out(images: Sequence[np.ndarray], dtype: np.dtype[Any]) -> tuple[np.nd
     """All rows of all images, and the image of each."""
     sizes = [len(rows) for rows in images]
     return np.concatenate([np.zeros(0, dtype), *images]), np.repeat(np.arange(len(images)), sizes)
+
+
+def _by_image(rows: np.ndarray, sizes: np.ndarray, dtype: np.dtype[Any]) -> list[np.ndarray]:
+    if rows.dtype != dtype or (sizes < 0).any() or sizes.sum() != len(rows):
+        raise ValueError(f"{len(rows)} rows of {rows.dtype} for {sizes.sum()} of {dtype}")
+    return np.split(rows, np.cumsum(sizes)[:-1]) if sizes.size else []
 
 
 def _split(order: np.ndarray, labels: np.ndarray, classes: int) -> list[np.ndarray]:

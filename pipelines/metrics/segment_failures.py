@@ -52,6 +52,7 @@ class Overlaps:
     rows: np.ndarray  # int[d]: where each stands in the prediction
     truth_labels: np.ndarray  # int[g]
     truth_areas: np.ndarray  # int[g]
+    truth_rows: np.ndarray  # int[g]: where each stands in the truth
     crowd: np.ndarray  # bool[g]
     excused: np.ndarray  # bool[d]: is not judged, unless it matches
 
@@ -111,6 +112,7 @@ def of_instances(truth: Sequence[Segment], predicted: Instances, *, confident: f
         rows=rows,
         truth_labels=truth_labels,
         truth_areas=np.array([s.area for s in truth], np.int64),
+        truth_rows=np.arange(len(truth)),
         crowd=crowd,
         excused=((overlap >= MATCH) & crowd & (labels[:, None] == truth_labels)).any(axis=1),
     )
@@ -140,6 +142,7 @@ def of_panoptic(truth: Panoptic, predicted: Panoptic) -> Overlaps:
         rows=there,
         truth_labels=truth.labels[known],
         truth_areas=truth_areas[1:][known],
+        truth_rows=known,
         crowd=truth.iscrowd[known],
         excused=(2 * (table[:, 0] + on_crowd) > areas)[1:][there],
     )
@@ -187,6 +190,7 @@ def failures(overlaps: Overlaps, match: np.ndarray) -> np.ndarray:
     rows["area"][lone] = overlaps.areas[wrong[lone]]
     both = np.flatnonzero(found["truth"] >= 0)
     rows["iou"][both] = overlap[both, found["truth"][both]]
+    rows["truth"][has] = overlaps.truth_rows[rows["truth"][has]]
     return rows
 
 

@@ -21,17 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import cv2
 import numpy as np
 
 from pipelines import files
-from pipelines.data.decode import PNG
 from pipelines.data.prediction import Prediction
 from pipelines.data.schema import ClassInfo
 from pipelines.inference.segments import Found, id_map
+from pipelines.reporting.encoding import jpeg, png
 from pipelines.reporting.overlay import overlay
 
-JPEG = (cv2.IMWRITE_JPEG_QUALITY, 90)
 Encoded = Iterator[tuple[str, bytes]]  # path within the folder of results, content
 
 
@@ -116,16 +114,16 @@ def _panoptic_png(result: Result) -> Encoded:
     """COCO's: a segment's id is R + 256 G + 256^2 B."""
     if result.prediction.panoptic is not None:
         ids = id_map(result.found, result.image.shape[:2])
-        bgr = np.stack([np.zeros_like(ids), ids >> 8, ids & 255], axis=-1).astype(np.uint8)
-        yield f"panoptic/{result.stem}.png", encoded(bgr)
+        rgb = np.stack([ids & 255, ids >> 8, np.zeros_like(ids)], axis=-1).astype(np.uint8)
+        yield f"panoptic/{result.stem}.png", png(rgb)
 
 
 def _maps(result: Result) -> Encoded:
     semantic, prediction = result.prediction.semantic, result.prediction
     if semantic is not None:
-        yield f"semantic/{result.stem}.png", encoded(semantic)
+        yield f"semantic/{result.stem}.png", png(semantic)
     if prediction.panoptic is not None or prediction.instances is not None:
-        yield f"segments/{result.stem}.png", encoded(id_map(result.found, result.image.shape[:2]))
+        yield f"segments/{result.stem}.png", png(id_map(result.found, result.image.shape[:2]))
 
 
 def _overlay(result: Result) -> Encoded:
@@ -136,7 +134,7 @@ def _overlay(result: Result) -> Encoded:
         [c.color for c in result.classes],
         alpha=result.alpha,
     )
-    yield f"overlay/{result.stem}.jpg", encoded(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), ".jpg", JPEG)
+    yield f"overlay/{result.stem}.jpg", jpeg(picture)
 
 
 FORMATS: dict[str, Format] = {
@@ -145,15 +143,6 @@ FORMATS: dict[str, Format] = {
     "png": Format(pictures=_maps, listing=Classes, folders=("semantic", "segments")),
     "overlay": Format(pictures=_overlay, listing=None, folders=("overlay",)),
 }
-
-
-def encoded(pixels: np.ndarray, suffix: str = ".png", options: Sequence[int] = PNG) -> bytes:
-    """uint8 or uint16, [h, w] or [h, w, 3] in BGR"""
-    done, data = cv2.imencode(suffix, pixels, options)
-    if not done:
-        raise ValueError(f"{pixels.dtype}{list(pixels.shape)} cannot be encoded as {suffix}")
-    content: bytes = data.tobytes()
-    return content
 
 
 def _list(file: IO[str], values: Iterator[Mapping[str, Any]]) -> None:

@@ -19,7 +19,8 @@ from pipelines import files, inference
 from pipelines.inference import package
 from pipelines.inference.options import Inference
 
-CARD = "README.md"
+CARD, PICTURE = "README.md", "predictions.jpg"
+WIDEST = 1600  # of the picture, in pixels: a card is looked at, not measured
 # What the loaded model imports; a test loads one where everything else is refused.
 REQUIREMENTS = (
     "mlflow",
@@ -52,6 +53,7 @@ def write(
     card: str,
     metrics: Path,
     asked: Inference,
+    picture: Path | None = None,
     model_id: str,
     run_id: str,
     about: dict[str, Any],
@@ -87,11 +89,19 @@ def write(
     for bytecode in list(folder.rglob("__pycache__")):
         files.remove(bytecode)
     files.write_text(folder / CARD, card)
+    if picture is not None and picture.is_file():
+        _shrink(picture, folder / PICTURE)
 
 
 def requirements() -> list[str]:
     """Exactly what is installed, without the build (`+cpu`) that only its own index offers."""
     return [f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS]
+
+
+def _shrink(picture: Path, to: Path) -> None:
+    with Image.open(picture, formats=["JPEG"]) as opened:
+        opened.thumbnail((WIDEST, 4 * WIDEST))
+        opened.convert("RGB").save(to, "JPEG", quality=85, optimize=True)
 
 
 def example() -> bytes:

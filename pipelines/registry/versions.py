@@ -5,31 +5,40 @@ and goes on.
 """
 
 import contextlib
-import datetime
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.errors import PromotionError
+from pipelines.errors import RunError
 from pipelines.files import locked
-from pipelines.promotion import Decision
+from pipelines.registry.audit import Audit
 from pipelines.tracking import TAG_LENGTH, Run, Server, texts
 
-WEIGHTS = "maskline.weights"
+WEIGHTS, AUDIT = "maskline.weights", "maskline.audit"  # tags: of a version, of a model
+CHAMPION, CHALLENGER = "champion", "challenger"
 
 
 class Registry:
     """All versions of one model."""
 
-    def __init__(self, server: Server, name: str, description: str):
+    def __init__(self, server: Server, name: str, root: Path):
         self.server, self.name = server, name
-        server.first(self._model, lambda: server.create_registered_model(name, description=description))
+        found = self._model()
+        if found is None or AUDIT not in found.tags:
+            self._begin(root)
+
+    @functools.cached_property
+    def audit(self) -> Audit:
+        """The log of its decisions."""
+        return Audit(self.server, str(self._model().tags[AUDIT]))
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """One promotion at a time, as far as a file can tell; `promote` guards the rest."""
+        """One promotion at a time, as far as a file can tell: it saves work. That two cannot both win is the audit's
+        to see to."""
         database = self.server.database
         lock = locked(database.with_name(f"{database.name}.register.lock")) if database else contextlib.nullcontext()
         with lock:
@@ -51,8 +60,9 @@ class Registry:
         found = self.server.search_model_versions(query)
         return min((int(v.version) for v in found), default=None)
 
-    def newest(self) -> int:
-        return max(int(v.version) for v in self.server.search_model_versions(f"name = '{self.name}'"))
+    def newest(self) -> int | None:
+        found = self.server.search_model_versions(f"name = '{self.name}'")
+        return max((int(v.version) for v in found), default=None)
 
     def create(
         self,
@@ -95,30 +105,51 @@ class Registry:
             )
         )
 
-    def promote(self, version: int, decision: Decision, before: Mapping[str, int]) -> dict[str, int]:
-        """Write the decision down, then move the aliases; they are `before` no longer only if someone else moved them.
-
-        An alias moves in one step: `champion` is the old version or the new one, never neither.
-        """
-        if (now := self.aliases().get("champion")) != before.get("champion"):
-            raise PromotionError(
-                f"the champion of {self.name} changed from version {before.get('champion')} to {now} meanwhile\n"
-                "do: run register again"
-            )
-        if decision.rule != "same weights":  # else the version says already how it became champion
-            self.tag(version, _audit(decision, before))
-        if decision.promoted:
-            self._set("champion", version)
-        newest = self.newest()
-        self._set("challenger", newest if newest != self.aliases().get("champion") else None)
-        return self.aliases()
-
-    def _set(self, alias: str, version: int | None) -> None:
+    def place(self, alias: str, version: int | None) -> None:
+        """In one step: the alias is the old version or the new one, never neither."""
         held = self.aliases().get(alias)
         if version is not None and held != version:
             self.server.set_registered_model_alias(self.name, alias, str(version))
         elif version is None and held is not None:
             self.server.delete_registered_model_alias(self.name, alias)
+
+    def exists(self, version: int) -> bool:
+        query = f"name = '{self.name}'"
+        return any(int(v.version) == version for v in self.server.search_model_versions(query))
+
+    def describe(self, text: str, version: int | None = None) -> None:
+        """What the model's page says, or a version's."""
+        if version is None:
+            if self._model().description != text:
+                self.server.update_registered_model(self.name, text)
+        elif self.version(version).description != text:
+            self.server.update_model_version(self.name, str(version), text)
+
+    def label(self, tags: Mapping[str, str]) -> None:
+        """Tags of the model itself."""
+        held = self._model().tags
+        for key, value in tags.items():
+            if held.get(key) != value:
+                self.server.set_registered_model_tag(self.name, key, value[:TAG_LENGTH])
+
+    def _begin(self, root: Path) -> None:
+        """The model and its audit, in one step: of two processes that begin it, one's audit is in its tags."""
+        run = Run.once(
+            self.server,
+            root,
+            key=f"audit/{self.name}",
+            name=f"audit of {self.name}",
+            tags={"maskline.stage": "audit", "maskline.registered": self.name},
+        )
+        run.finish()
+        if self._model() is not None:  # of a registry from before there was an audit
+            self.server.set_registered_model_tag(self.name, AUDIT, run.id)
+            return
+        try:
+            self.server.create_registered_model(self.name, tags={AUDIT: run.id})
+        except RunError:
+            if self._model() is None:
+                raise
 
     def _model(self) -> Any:
         found = self.server.search_registered_models(f"name = '{self.name}'")
@@ -164,13 +195,3 @@ def _named_globally(uri: str) -> Iterator[None]:
         os.environ.pop("MLFLOW_TRACKING_URI")
         if before is not None:
             os.environ["MLFLOW_TRACKING_URI"] = before
-
-
-def _audit(decision: Decision, before: Mapping[str, int]) -> dict[str, str]:
-    champion = before.get("champion")
-    return {
-        "maskline.decision": f"{'promoted' if decision.promoted else 'refused'}: {decision.rule}",
-        "maskline.reason": decision.reason,
-        "maskline.against": "no champion" if champion is None else f"version {champion}",
-        "maskline.decided_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }

@@ -4,6 +4,7 @@ Classes keep the colours of their table. What says right or wrong is of Okabe an
 apart for colour-blind eyes; what nobody knows (ignored, void, crowds) is hatched, since any flat grey may be a class.
 """
 
+import base64
 from collections.abc import Sequence
 
 import cv2
@@ -24,6 +25,9 @@ VERDICTS: dict[int, RGB] = {
     CONFUSED: (204, 121, 167),  # purple
 }
 HATCH: tuple[RGB, RGB] = ((96, 96, 100), (150, 150, 156))
+TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)  # outlines: sky blue and orange
+FLAT_COLORS = 256
+SMALLEST = 32  # pixels of the image that a crop shows at least
 INK, PAPER = (24, 28, 36), (255, 255, 255)
 
 
@@ -162,6 +166,44 @@ def contact_sheet(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], *
         for j, picture in enumerate(row):
             sheet.paste(Image.fromarray(picture), (gap + j * (width + gap), head + i * (height + gap)))
     return np.array(sheet)
+
+
+def outlined(image: np.ndarray, shapes: Sequence[tuple[np.ndarray, RGB]], *, side: int) -> np.ndarray:
+    """What is around some masks bool[h, w], as a picture of at most `side` by `side` pixels, each mask outlined in its
+    colour, the last in front."""
+    top, left, bottom, right = _around(np.logical_or.reduce([mask for mask, _ in shapes]))
+    height, width = bottom - top, right - left
+    size = (max(1, round(height * side / max(height, width))), max(1, round(width * side / max(height, width))))
+    way = cv2.INTER_AREA if height > size[0] else cv2.INTER_LINEAR
+    picture = np.ascontiguousarray(cv2.resize(image[top:bottom, left:right], size[::-1], interpolation=way))
+    for mask, color in shapes:
+        shown = fit_map(mask[top:bottom, left:right], size).astype(np.uint8)
+        rims = cv2.findContours(shown, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
+        cv2.drawContours(picture, rims, -1, INK, 4)
+        cv2.drawContours(picture, rims, -1, color, 2)
+    return picture
+
+
+def data_uri(picture: np.ndarray, *, quality: int = 88) -> str:
+    """WebP: a flat map stays exact and is small, a photograph is as good as the eye asks for."""
+    colors = np.unique(picture.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1]))
+    exact = 101  # above 100 is lossless
+    options = [cv2.IMWRITE_WEBP_QUALITY, exact if colors.size <= FLAT_COLORS else quality]
+    encoded = cv2.imencode(".webp", picture[..., ::-1], options)[1]
+    return f"data:image/webp;base64,{base64.b64encode(encoded.tobytes()).decode()}"
+
+
+def _around(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, left, bottom, right of a square around what is set, with a margin; within the image, so less than a square
+    where that is narrow."""
+    rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    ends = []
+    side = max(SMALLEST, round(1.5 * (1 + max(rows[-1] - rows[0], cols[-1] - cols[0]))))
+    for at, length in ((rows, mask.shape[0]), (cols, mask.shape[1])):
+        start = min(max(0, (int(at[0]) + int(at[-1]) + 1 - side) // 2), max(0, length - side))
+        ends.append((start, min(length, start + side)))
+    (top, bottom), (left, right) = ends
+    return top, left, bottom, right
 
 
 def _stripes(shape: tuple[int, ...]) -> np.ndarray:

@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from pipelines import files
+from pipelines.metrics import sizes
 from pipelines.metrics.calibration import Bin
+from pipelines.metrics.pixel_failures import PixelFailures
+from pipelines.metrics.ratios import ratio
+from pipelines.metrics.segment_failures import SegmentFailures
+from pipelines.reporting.charts import standalone
 
 ROWS_PER_CLASS = 100  # of confusion.csv: one per percent
 NOT_REPEATABLE = ("seconds", "images_per_second")  # in the history: differs from run to run of the same inputs
@@ -28,6 +34,9 @@ def write(
     confusion: np.ndarray | None,
     precision_recall: Mapping[float, Mapping[str, Sequence[float] | None]],
     calibration: Sequence[Bin],
+    detection_calibration: Sequence[Bin],
+    failures: SegmentFailures | PixelFailures | None,
+    latencies_ms: Sequence[float],
 ) -> None:
     """Those that the model has something for. The history's column of the task's own metric, val_<headline>, is
     repeated as `headline`: a plot that dvc.yaml declares finds it whatever the task."""
@@ -46,10 +55,36 @@ def write(
         lines = {f"iou_{100 * iou:.0f}": mean_curve(by_class.values()) for iou, by_class in precision_recall.items()}
         recall = np.linspace(0, 1, 101).round(2).tolist()
         table(folder / "precision_recall.csv", ["recall", *lines], zip(recall, *lines.values(), strict=True))
-    if calibration:
-        header = ["confidence", "accuracy", "calibrated", "low", "high", "share"]
-        bins = ((b.confidence, b.accuracy, b.confidence, b.low, b.high, b.share) for b in calibration)
-        table(folder / "calibration.csv", header, bins)
+    for name, bins in (("calibration", calibration), ("detection_calibration", detection_calibration)):
+        if bins:
+            header = ["confidence", "accuracy", "calibrated", "low", "high", "share"]
+            cells = ((b.confidence, b.accuracy, b.confidence, b.low, b.high, b.share) for b in bins)
+            table(folder / f"{name}.csv", header, cells)
+    if failures is not None:
+        _failures(folder, failures, names)
+    if latencies_ms:
+        shares = np.linspace(0, 100, len(latencies_ms)).round(2).tolist()
+        table(folder / "latency.csv", ["percent", "latency_ms"], zip(shares, latencies_ms, strict=True))
+
+
+def _failures(folder: Path, failures: SegmentFailures | PixelFailures, names: Sequence[str]) -> None:
+    """How many of each kind, and what share of each size is right."""
+    if isinstance(failures, SegmentFailures):
+        counts = failures.compute()
+    else:
+        rows, _ = failures.rows()
+        wrong = np.bincount(rows["truth_label"], rows["pixels"], minlength=len(names)).astype(np.int64)
+        counts = dict(zip(names, wrong.tolist(), strict=True))
+    table(folder / "error_types.csv", ["kind", "count"], counts.items())
+    truths, found, judged, right = failures.by_size.sum(axis=0).T
+    cells = zip(sizes.NAMES, truths.tolist(), ratio(found, truths).tolist(), ratio(right, judged).tolist(), strict=True)
+    table(folder / "score_by_size.csv", ["size", "truths", "found", "right"], cells)
+
+
+def figures(folder: Path, charts: Mapping[str, Markup]) -> None:
+    """Each as an SVG that a browser, DVC and MLflow show."""
+    for name, chart in charts.items():
+        files.write_text(folder / f"{name}.svg", standalone(chart))
 
 
 def picture(path: Path, pixels: np.ndarray) -> None:
@@ -86,6 +121,8 @@ def table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> N
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, float) and np.isnan(value):
+        return None
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return int(value) if isinstance(value, float) and value.is_integer() else value

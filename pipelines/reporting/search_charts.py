@@ -6,7 +6,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from pipelines.reporting.charts import Points, number
+from pipelines.reporting.charts.lines import Points
+from pipelines.reporting.charts.svg import number, svg, text
 
 LEFT, TOP, FOOT = 60, 34, 26
 Place = Callable[[Any], float]  # a value's height on its axis, 0 at the bottom, 1 at the top
@@ -42,7 +43,7 @@ def parallel(
             f'<polyline class="{kind}" points="{points}" opacity="{1 if won else 0.15 + 0.55 * share:.2f}">'
             f"<title>{escape(name)}: {metric} {number(score)}</title></polyline>"
         )
-    return _svg(width, height, f"Parameters and {metric} of each trial", parts)
+    return svg(width, height, f"Parameters and {metric} of each trial", parts)
 
 
 def curves(trials: Sequence[tuple[str, Points, str, bool]], *, metric: str) -> Markup:
@@ -60,10 +61,10 @@ def curves(trials: Sequence[tuple[str, Points, str, bool]], *, metric: str) -> M
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = place((1, share * top))[1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(_text(LEFT - 8, y + 4, number(share * top), "end"))
+        parts.append(text(LEFT - 8, y + 4, number(share * top), "end"))
     for epoch in _some(int(last)):
-        parts.append(_text(place((epoch, 0))[0], height - 8, str(epoch), "middle"))
-    parts.append(_text(width - right + 10, height - 8, "epochs", "start"))
+        parts.append(text(place((epoch, 0))[0], height - 8, str(epoch), "middle"))
+    parts.append(text(width - right + 10, height - 8, "epochs", "start"))
     for name, points, status, won in sorted(trials, key=lambda t: t[3]):
         spots = [place(p) for p in points]
         (x, y), told = spots[-1], f"{name}: {metric} {number(points[-1][1])} after {points[-1][0]:g} epochs, {status}"
@@ -72,8 +73,8 @@ def curves(trials: Sequence[tuple[str, Points, str, bool]], *, metric: str) -> M
         parts.append(f'<g class="{status}"><title>{escape(told)}</title><polyline class="{kind}" points="{line}"/>')
         parts.append(_end(x, y, status) + "</g>")
         if won:
-            parts.append(_text(x + 10, y + 4, name, "start", "name"))
-    return _svg(width, height, f"{metric} of each trial over its epochs", parts)
+            parts.append(text(x + 10, y + 4, name, "start", "name"))
+    return svg(width, height, f"{metric} of each trial over its epochs", parts)
 
 
 def _end(x: float, y: float, status: str) -> str:
@@ -111,20 +112,11 @@ def _axis_parts(
     parts.append(
         f'<text class="name" x="{x:.1f}" y="{11 if i % 2 else 24}" text-anchor="middle">{escape(shown)}{title}</text>'
     )
-    for at, text in ticks:
-        parts.append(_text(x - 6, height - FOOT - at * (height - TOP - FOOT) + 4, text, "end"))
+    for at, told in ticks:
+        parts.append(text(x - 6, height - FOOT - at * (height - TOP - FOOT) + 4, told, "end"))
     return parts
 
 
 def _some(last: int) -> list[int]:
     every = max(1, last // 10)
     return list(range(1, last + 1, every))
-
-
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> Markup:
-    head = f'<svg viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" role="img"'
-    return Markup(f'{head} aria-label="{escape(title)}">{"".join(parts)}</svg>')  # noqa: S704 - each name is escaped

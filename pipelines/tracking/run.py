@@ -1,6 +1,7 @@
 """One MLflow run: what it is told, how it ends, and what becomes of those whose process was killed."""
 
 import contextlib
+import json
 import os
 import socket
 import time
@@ -17,7 +18,7 @@ from pipelines.tracking.server import Server
 from pipelines.tracking.source import revision
 
 KEY = "maskline.key"  # the tag that tells one run from all others, before MLflow has given it an id
-PARAMS_PER_CALL, METRICS_PER_CALL = 100, 1000  # MLflow's own limits
+PARAMS_PER_CALL, METRICS_PER_CALL, DIGEST_LENGTH = 100, 1000, 36  # MLflow's own limits
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 
 
@@ -81,6 +82,18 @@ class Run:
         from mlflow.entities import RunTag
 
         self.server.log_batch(self.id, tags=[RunTag(name, str(value)[:TAG_LENGTH]) for name, value in tags.items()])
+
+    def log_dataset(self, dataset: Mapping[str, Any], *, context: str) -> None:
+        """What it was trained or measured on, by its hash, as MLflow's lineage has it."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(
+            name=dataset["name"],
+            digest=dataset["hash"][:DIGEST_LENGTH],
+            source_type="maskline",
+            source=json.dumps({"manifest": "results/ingest/dataset.json", **dataset}, sort_keys=True),
+        )
+        self.server.log_inputs(self.id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
     def artifacts(self, path: Path, folder: str | None = None) -> None:
         """Upload a file, or all that is in a folder."""

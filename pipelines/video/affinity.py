@@ -14,15 +14,12 @@ from torch import Tensor
 Known = tuple[Tensor, Tensor]  # float32[c, h, w] unit features, float32[k, h, w] labels
 
 
-def carry(
-    query: Tensor, known: Sequence[Known], *, radius: int, most: int, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """float32[c, h, w] -> its labels float32[k, h, w], and how much each place resembles what it took them from,
-    float32[h, w]; `radius` in places, `most` of them count."""
+def carry(query: Tensor, known: Sequence[Known], *, radius: int, most: int, temperature: float) -> Tensor:
+    """float32[c, h, w] -> its labels float32[k, h, w]; `radius` in places, `most` of them count."""
     _, height, width = query.shape
     columns = torch.arange(width)
     beyond = (columns[:, None] - columns).abs() > radius  # [query, key]
-    rows, likeness = [], []
+    rows = []
     for y in range(height):
         top, bottom = max(0, y - radius), min(height, y + radius + 1)
         keys = torch.cat([features[:, top:bottom].flatten(1) for features, _ in known], dim=1)
@@ -32,5 +29,4 @@ def carry(
         best, where = similarity.topk(min(most, similarity.shape[1]), dim=1)
         weights = (best / temperature).softmax(dim=1)
         rows.append((labels[:, where] * weights).sum(dim=2))
-        likeness.append((best.clamp(min=-1) * weights).sum(dim=1))
-    return torch.stack(rows, dim=1), torch.stack(likeness)
+    return torch.stack(rows, dim=1)

@@ -13,7 +13,7 @@ class Flow:
     """From each frame to the one before it."""
 
     def __init__(self) -> None:
-        self.engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self.engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self.engine.setFinestScale(FINEST)
         self.before: np.ndarray | None = None
 

@@ -2,28 +2,32 @@
 segmentation on top of an image model.
 
 Two messengers bring each object's mask from what is known to the next frame. Flow carries the frame before, pixel by
-pixel, and is believed where it leads there and back again. Resemblance of features carries the frame in which the
-object was given and the last few, and needs no path between: it is what finds an object again that was hidden. Their
-mean, by how far flow is believed, is each object's probability; all objects' are made one as in STM (Oh et al. 2019):
-by the odds, with the ground as what no object is. In the end, an object whose mask all but is one of the image
-model's segments is that segment: this is what keeps outlines sharp over hundreds of frames.
+pixel: exact, and unable to let go of what stays behind or is hidden. Resemblance of features carries the frame in which
+the object was given and the last few: coarse, and unable to drift. What both say counts: their probabilities are
+multiplied. Then an object whose mask all but is one of the image model's segments is that segment, which keeps outlines
+sharp over hundreds of frames; and one that is nowhere is a segment that no object has and that looks as it did.
 
 Memory does not grow with the video: a few frames' features are kept, and one frame's probabilities.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pipelines.video import affinity
+from pipelines.video.detections import looks
 from pipelines.video.flow import Flow, warp
+from pipelines.video.overlap import overlaps
 
-LEAST = 1e-4  # of a probability, so that odds are finite
+LEAST = 0.02  # of a probability: what one messenger says is never beyond the other
+TAKEN = 0.2  # of a segment: what objects cover more of is one of them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,10 +36,12 @@ class Options:
 
     flow: bool
     memory: int  # last frames whose features are kept, beside those in which objects were given; 0: no features
-    radius: int  # places of the feature map
+    finer: int  # times that the feature map is enlarged
+    radius: int  # places of it
     most: int
     temperature: float
-    snap: float  # the IoU from which a segment of the image model is the object; above 1: never
+    snap: float | None  # the IoU from which a segment of the image model is the object; None: never
+    again: float  # the least cosine of two looks from which a lost object is found in a segment
 
 
 class Propagator:
@@ -50,22 +56,23 @@ class Propagator:
     ):
         """`features` float32[c, h, w] of a frame; `segments` bool[h, w] masks of a frame."""
         self.options, self.segments = options, segments
-        self.features = features if options.memory else None
+        self.features = features
         self.flow = Flow() if options.flow else None
         self.ids: tuple[int, ...] = ()
         self.probabilities = np.zeros((1, 0, 0), np.float32)  # of the ground and each object
         self.given: list[affinity.Known] = []
         self.recent: deque[affinity.Known] = deque(maxlen=max(options.memory, 1))
-        self.seen: Tensor | None = None  # this frame's features
+        self.looks: dict[int, np.ndarray] = {}  # of each object, where it was given
+        self.seen: Tensor | None = None  # this frame's features, float32[c, h, w]
 
     def step(self, image: np.ndarray) -> np.ndarray:
         """uint8[h, w, 3] -> uint8[h, w]: the objects in this frame, by their ids, 0 for none."""
-        self.seen = None if self.features is None else self.features(image)
+        self.seen = None if self.features is None else _finer(self.features(image), self.options.finer)
         moved = None if self.flow is None else self.flow.step(image)
         if self.ids:
             found = self._carried(image.shape[:2], moved)
-            if self.segments is not None:
-                found = self._snapped(found, self.segments(image))
+            if self.segments is not None and self.options.snap is not None:
+                found = self._snapped(found, self.segments(image), self.options.snap)
             self.probabilities = found
             self._remember(self.recent)
         return self._map(image.shape[:2])
@@ -78,41 +85,54 @@ class Propagator:
         self.recent = deque((self._extended(k, ids) for k in self.recent), maxlen=self.recent.maxlen)
         self.given = [self._extended(k, ids) for k in self.given]
         self.ids = ids
+        self.looks |= dict(zip(given, looks(np.stack([labels == i for i in given]), self.seen), strict=True))
         self.probabilities = np.stack([now == i for i in (0, *ids)]).astype(np.float32)
         self._remember(self.given)
         return now
 
     def _carried(self, size: tuple[int, ...], moved: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
         """float32[k, h, w]: the probabilities of this frame."""
-        warped = trust = None
+        found = np.ones((len(self.ids) + 1, *size), np.float32)
         if moved is not None:
-            back, trust = moved
-            warped = np.stack([warp(p, back) for p in self.probabilities])
-        if self.seen is None:
-            return self.probabilities if warped is None else warped
-        options = self.options
-        labels, _ = affinity.carry(
-            self.seen,
-            [*self.given, *self.recent],
-            radius=options.radius,
-            most=options.most,
-            temperature=options.temperature,
-        )
-        alike = np.stack([cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in labels.numpy()])
-        if warped is None or trust is None:
-            return aggregate(alike[1:])
-        return aggregate(trust * warped[1:] + (1 - trust) * alike[1:])
+            found *= np.stack([warp(p, moved[0]) for p in self.probabilities]).clip(LEAST, 1)
+        if self.seen is not None and self.options.memory:
+            labels = affinity.carry(
+                self.seen,
+                [*self.given, *self.recent],
+                radius=self.options.radius,
+                most=self.options.most,
+                temperature=self.options.temperature,
+            )
+            alike = [cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in labels.numpy()]
+            found *= np.stack(alike).clip(LEAST, 1)
+        elif moved is None:
+            found = self.probabilities
+        shares: np.ndarray = found / found.sum(axis=0)
+        return shares
 
-    def _snapped(self, found: np.ndarray, segments: Sequence[np.ndarray]) -> np.ndarray:
-        """Each object that all but is a segment becomes it."""
-        ids = found.argmax(axis=0)
+    def _snapped(self, found: np.ndarray, segments: Sequence[np.ndarray], least: float) -> np.ndarray:
+        """Each object that all but is a segment becomes it, and each that is nowhere one that looks like it."""
+        ids, masks = found.argmax(axis=0), np.array(segments, bool).reshape(-1, *found.shape[1:])
         objects = found[1:].copy()
-        for k in range(1, len(found)):
-            mask = ids == k
-            best = max(segments, key=lambda s: overlap(mask, s), default=None)
-            if best is not None and overlap(mask, best) >= self.options.snap:
-                objects[k - 1] = (objects[k - 1] + 2 * best) / 3
-        return aggregate(objects)
+        overlap = overlaps(np.stack([ids == k for k in range(1, len(found))]), masks)
+        for row, k in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
+            if overlap[row, k] >= least:
+                objects[row] = masks[k]
+        for row, k in self._again(ids, masks):
+            objects[row] = masks[k]
+        objects *= 1 / np.maximum(objects.sum(axis=0), 1)  # where two claim a pixel
+        return np.concatenate([1 - objects.sum(axis=0, keepdims=True), objects])
+
+    def _again(self, ids: np.ndarray, masks: np.ndarray) -> Iterator[tuple[int, int]]:
+        """Objects without a pixel, and the segments that they are."""
+        lost = [row for row in range(len(self.ids)) if not (ids == row + 1).any()]
+        covered = (masks & (ids > 0)).sum(axis=(1, 2)) > TAKEN * masks.sum(axis=(1, 2))
+        free = np.flatnonzero(~covered)
+        if lost and free.size and self.seen is not None:
+            alike = np.stack([self.looks[self.ids[row]] for row in lost]) @ looks(masks[free], self.seen).T
+            for i, j in zip(*linear_sum_assignment(alike, maximize=True), strict=True):
+                if alike[i, j] >= self.options.again:
+                    yield lost[i], int(free[j])
 
     def _remember(self, where: "list[affinity.Known] | deque[affinity.Known]") -> None:
         if self.seen is not None:
@@ -134,15 +154,7 @@ class Propagator:
         return found
 
 
-def aggregate(objects: np.ndarray) -> np.ndarray:
-    """Probabilities of each object on its own, float32[k, h, w] -> of the ground and of each, that sum to 1."""
-    ground = np.prod(1 - objects, axis=0, keepdims=True)
-    each = np.clip(np.concatenate([ground, objects]), LEAST, 1 - LEAST)
-    odds = each / (1 - each)
-    found: np.ndarray = (odds / odds.sum(axis=0)).astype(np.float32)
-    return found
-
-
-def overlap(one: np.ndarray, other: np.ndarray) -> float:
-    union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 0.0
+def _finer(features: Tensor, times: int) -> Tensor:
+    if times == 1:
+        return features
+    return F.normalize(F.interpolate(features[None], scale_factor=times, mode="bilinear")[0], dim=0)

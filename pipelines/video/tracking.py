@@ -9,7 +9,7 @@ to, and its score is the mean of its frames', over `confirm` of them at least: w
 Memory does not grow with the video: a track that was not seen for `memory` frames is forgotten.
 """
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 
 from pipelines.video.detections import Detections
 from pipelines.video.flow import Flow, warp
+from pipelines.video.overlap import overlaps
 
 NEVER = -1e6  # the worth of a pair that must not be
 SPEED = 0.05  # of the frame's diagonal: how far a thing may go in a frame in which it is not seen
@@ -46,7 +47,7 @@ class Alive:
     seen: int  # the frame in which it was last
     score: float = 0.0  # the sum over its frames
     frames: int = 0
-    votes: Counter[int] = field(default_factory=Counter)  # class -> score
+    votes: dict[int, float] = field(default_factory=lambda: defaultdict(float))  # class -> score
 
     @property
     def label(self) -> int:
@@ -90,7 +91,7 @@ class Tracker:
             for track, k in _assigned(tracks, free, worth(tracks, found, free)):
                 self._see(track, found, k)
                 identities[k] = track.identity
-        for k in np.flatnonzero(identities < 0):
+        for k in np.flatnonzero(identities < 0).tolist():
             if found.scores[k] >= self.options.birth and not _covered(found.masks, k, identities):
                 track = Alive(identity=self.born, mask=found.masks[k], look=found.looks[k], seen=self.frame)
                 self.born += 1
@@ -127,7 +128,7 @@ class Tracker:
         track.look = mixed / max(float(np.linalg.norm(mixed)), 1e-6)
         track.score += score
         track.frames += 1
-        track.votes[int(found.labels[k])] += score  # type: ignore[assignment]
+        track.votes[int(found.labels[k])] += score
 
     def _going_on(self, tracks: list[Alive], found: Detections, free: np.ndarray) -> np.ndarray:
         """float64[tracks, free]: what each pair is worth."""
@@ -143,17 +144,6 @@ class Tracker:
         far = np.array([[_distance(t, found.masks[k]) for k in free] for t in tracks]).reshape(alike.shape)
         worth = alike + self.options.label * same - far / np.maximum(reach, 1e-6) * self.options.label
         return np.where((alike >= self.options.again) & (same > 0) & (far <= reach + SPEED), worth, NEVER)
-
-
-def overlaps(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """bool[a, h, w], bool[b, h, w] -> IoU float64[a, b]."""
-    if not len(ones) or not len(others):
-        return np.zeros((len(ones), len(others)))
-    a, b = (masks.reshape(len(masks), -1).astype(np.float32) for masks in (ones, others))
-    shared = (a @ b.T).astype(np.float64)
-    union = a.sum(axis=1)[:, None] + b.sum(axis=1) - shared
-    found: np.ndarray = shared / np.maximum(union, 1)
-    return found
 
 
 def _assigned(tracks: list[Alive], free: np.ndarray, worth: np.ndarray) -> list[tuple[Alive, int]]:

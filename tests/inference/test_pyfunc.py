@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import tomllib
@@ -20,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from packaging.requirements import Requirement
 from PIL import ExifTags, Image, ImageOps
 
-from pipelines import environment
+from pipelines import environment, files
 from pipelines.data import rle
 from pipelines.data.prediction import Instances, Panoptic, Prediction
 from pipelines.data.schema import ClassInfo
@@ -229,6 +230,31 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
         mlflow.pyfunc.load_model(str(folder))
 
 
+class Bomb:
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+def test_a_pickle_in_place_of_the_weights_is_never_loaded(tmp_path: Path) -> None:
+    """Neither as it is, nor by one who has mended every hash."""
+    folder, marker = published(tmp_path, "semantic"), tmp_path / "marker"
+    weights, described = (folder / "artifacts/package" / name for name in (package.WEIGHTS, package.DESCRIPTION))
+    weights.write_bytes(pickle.dumps(Bomb(marker)))
+    with pytest.raises(DataError, match="sha256 mismatch"):
+        mlflow.pyfunc.load_model(str(folder))
+    description = package.describe(described.parent)
+    description["weights"]["sha256"] = files.sha256(weights)
+    files.write_sealed(described, description)
+    with pytest.raises(DataError, match="does not fit the model"):
+        mlflow.pyfunc.load_model(str(folder))
+    assert not marker.exists()
+    pickle.loads(weights.read_bytes())  # noqa: S301
+    assert marker.exists(), "it would have gone off"
+
+
 def test_there_is_no_pickle_and_no_bytecode_in_it(tmp_path: Path) -> None:
     fresh = published(tmp_path, "semantic")  # one that was loaded holds what Python compiled of it
     names = [path.name for path in fresh.rglob("*")]
@@ -287,6 +313,46 @@ def test_it_loads_where_the_project_is_not_with_its_requirements_alone(semantic:
     assert done.returncode == 0, done.stderr
     here = mlflow.pyfunc.load_model(str(semantic))
     assert done.stdout.split() == [hashlib.sha256(here.predict(here.input_example).semantic[0]).hexdigest()]
+
+
+FRESH = """
+import hashlib, mlflow, sys
+from pathlib import Path
+model = mlflow.pyfunc.load_model(sys.argv[1], model_config={"device": "cpu"})
+answer = model.predict([Path(name).read_bytes() for name in sys.argv[2:]])
+columns = [c for c in answer if answer[c].notna().all()]
+said = [v if isinstance(v, bytes) else str(v).encode() for c in columns for v in answer[c]]
+print(" ".join(columns), hashlib.sha256(b"".join(said)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_fresh_environment_of_its_requirements_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    """An environment that holds what the model asks for, from wherever pip is told to look, and nothing else."""
+    python = tmp_path / "env/bin/python"
+    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    for command in (
+        [sys.executable, "-m", "venv", str(tmp_path / "env")],
+        [str(python), "-m", "pip", "install", "-q", "--no-compile", "-r", str(folder / "requirements.txt")],
+    ):
+        subprocess.run(command, cwd=tmp_path, env=clean, check=True)
+    listed = subprocess.run([str(python), "-m", "pip", "freeze"], env=clean, capture_output=True, text=True, check=True)
+    installed = {line.split("==")[0].lower() for line in listed.stdout.splitlines()}
+    assert not installed & {"ray", "dvc", "great-expectations", "albumentations", "maskline", "pycocotools"}
+    images = []
+    for seed, size in enumerate([(64, 64), (64, 64), (40, 72)]):
+        images.append(tmp_path / f"{seed}.png")
+        images[-1].write_bytes(encode(picture(seed, *size)))
+    said = [
+        subprocess.run(
+            [str(interpreter), "-c", FRESH, str(folder), *map(str, images)],
+            cwd=tmp_path, env={**clean, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
+        ).stdout
+        for interpreter in (python, sys.executable)
+    ]  # fmt: skip
+    assert said[0] == said[1]
+    assert "semantic" in said[0]
 
 
 def test_requirements_are_exact_and_public() -> None:

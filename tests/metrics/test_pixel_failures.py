@@ -31,7 +31,7 @@ def flood(truth: np.ndarray) -> list[list[tuple[int, int]]]:
 
 def test_regions_and_pairs_are_counted_one_by_one():
     rng = np.random.default_rng(0)
-    metrics, pairs, by_size = PixelFailures(NAMES), [], np.zeros((3, len(sizes.NAMES), 3), np.int64)
+    metrics, pairs, by_size = PixelFailures(NAMES), [], np.zeros((3, len(sizes.NAMES), 4), np.int64)
     for _ in range(4):
         truth = np.kron(rng.choice([0, 1, 2, IGNORE], (6, 6)), np.ones((9, 9))).astype(np.uint8)
         predicted = np.where(rng.random(truth.shape) < 0.3, rng.choice([0, 1, 2, IGNORE], truth.shape), truth)
@@ -42,7 +42,7 @@ def test_regions_and_pairs_are_counted_one_by_one():
         for region in flood(truth):
             right = sum(truth[at] == predicted[at] for at in region)
             row = by_size[truth[region[0]], sizes.of(np.array([len(region)]))[0]]
-            row += [1, len(region), right]
+            row += [1, right / len(region) >= 0.5, len(region), right]
     rows, images = metrics.rows()
     for image, expected in enumerate(pairs):
         mine = rows[images == image]

@@ -31,3 +31,21 @@ def test_the_card_holds_no_markup_of_the_dataset_s_and_fits() -> None:
     assert rows[0] in short
     assert short.endswith("files.*\n")
     assert card.shorten("short") == "short"
+
+
+def test_pictures_and_costs_stand_on_it_and_mlflow_is_told_where_they_are() -> None:
+    description = {
+        "task": "semantic", "model": {"name": "unet", "encoder": "paper"}, "epoch": 1, "parameters": {},
+        "classes": [{"name": "sky", "color": [1, 2, 3], "isthing": False}], "dataset": {"name": "d", "hash": "d" * 64},
+    }  # fmt: skip
+    metrics = {"semantic": {"miou": 0.5}, "dataset": {"hash": "e" * 64, "split": "test", "images": 7}}
+    about = {"name": "m", "description": description, "metrics": metrics, "commit": "c", "weights": "f" * 64}
+    text = card.write(**about, picture="predictions.jpg", costs={"latency_ms": 12.3456789, "device": "cpu"})
+    assert "](predictions.jpg)" in text
+    assert "| latency\\_ms | 12.3457 |" in text
+    told = card.for_mlflow(text, "predictions.jpg", room=600)
+    assert "](predictions.jpg)" not in told
+    assert "`predictions.jpg` among the model's files" in told
+    assert "| semantic.miou\u00a0\u00a0 | 0.5000\u00a0\u00a0 |\n" in told
+    assert "|\n| --- | --- |\n" in told, "what makes it a table"
+    assert "](" not in card.write(**about)

@@ -5,7 +5,10 @@ from collections import Counter
 
 import numpy as np
 
+from pipelines.metrics import sizes
 from pipelines.metrics.calibration import Bin
+from pipelines.metrics.pixel_failures import PixelFailures
+from pipelines.metrics.segment_failures import KINDS, SegmentFailures
 from pipelines.reporting import plots
 
 NAMES = ["sky", "=cmd()", "road"]
@@ -27,6 +30,9 @@ def write(folder, **changed):
             Bin(low=0.4, high=0.6, confidence=0.5, accuracy=0.25, share=0.125),
             Bin(low=0.8, high=1.0, confidence=0.9, accuracy=1.0, share=0.875),
         ],
+        "detection_calibration": [Bin(low=0.0, high=0.2, confidence=0.1, accuracy=0.5, share=1.0)],
+        "failures": None,
+        "latencies_ms": (1.0, 2.0, 4.0),
         "precision_recall": {0.5: {"a": [1.0] * 101, "b": [0.0] * 101, "c": None}},
     }
     plots.write(folder, **(values | changed))
@@ -80,5 +86,32 @@ def test_calibration_has_a_row_for_each_bin_with_pixels(tmp_path):
 
 
 def test_a_task_without_a_view_has_no_file_for_it(tmp_path):
-    write(tmp_path, confusion=None, metrics={}, precision_recall={}, calibration=[])
+    nothing = {"precision_recall": {}, "calibration": [], "detection_calibration": [], "latencies_ms": ()}
+    write(tmp_path, confusion=None, metrics={}, **nothing)
     assert [p.name for p in tmp_path.iterdir()] == ["learning_curves.csv"]
+
+
+def test_detections_and_latencies_have_tables_of_their_own(tmp_path):
+    write(tmp_path)
+    (row,) = read(tmp_path / "detection_calibration.csv")
+    assert (row["confidence"], row["accuracy"]) == ("0.1", "0.5")
+    assert [tuple(row.values()) for row in read(tmp_path / "latency.csv")] == [("0", "1"), ("50", "2"), ("100", "4")]
+
+
+def test_failures_by_kind_and_size(tmp_path):
+    """Of two small truths one was found, by one of three predictions; of no other size there is any."""
+    failures = SegmentFailures(NAMES)
+    failures.by_size[1, 0] = [2, 1, 3, 1]
+    write(tmp_path, failures=failures)
+    assert [row["kind"] for row in read(tmp_path / "error_types.csv")] == list(KINDS)
+    first, *others = read(tmp_path / "score_by_size.csv")
+    assert first == {"size": sizes.NAMES[0], "truths": "2", "found": "0.5", "right": str(1 / 3)}
+    assert {(row["truths"], row["found"], row["right"]) for row in others} == {("0", "", "")}
+
+
+def test_wrong_pixels_by_class(tmp_path):
+    failures = PixelFailures(NAMES)
+    failures.update(np.array([[0, 0, 2, 2]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8))
+    write(tmp_path, failures=failures)
+    rows = {row["kind"]: row["count"] for row in read(tmp_path / "error_types.csv")}
+    assert rows == {"sky": "1", "'=cmd()": "0", "road": "2"}

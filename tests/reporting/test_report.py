@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ import pytest
 from pipelines.data.prediction import Prediction
 from pipelines.data.schema import Record
 from pipelines.evaluation.evaluator import VIEWS, Detail, score
+from pipelines.inference.cost import Cost
+from pipelines.metrics import detection_calibration
 from pipelines.metrics.calibration import Bin
-from pipelines.reporting import cases, charts, report
+from pipelines.reporting import browsing, cases, charts, failures, figures, plots, report
+from pipelines.reporting.content import Evaluation
 
 VOID = {"meta", "img", "input", "br", "link"}
 HISTORY = {
@@ -23,6 +28,16 @@ HISTORY = {
     "learning_rate": [0.004, 0.002, 0.0],
     "seconds": [1.0, 1.0, 1.0],
 }
+COST = Cost(
+    latency_ms=20.1,
+    latency_p95_ms=31.7,
+    images_per_second=81.0,
+    memory_mb=931.0,
+    parameters=4_120_331,
+    size_mb=16.6,
+    device="cpu",
+    latencies_ms=(19.0, 20.1, 31.7),
+)
 
 
 class Page(HTMLParser):
@@ -49,18 +64,18 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] not in ("style", "script"):
             self.text += data
 
     def all(self, tag):
         return [attrs for name, attrs in self.tags if name == tag]
 
 
-@pytest.fixture
-def evaluation(records, classes, learned):
-    """evaluation(task) -> what a stage hands over."""
+@pytest.fixture(scope="module")
+def fresh(records, classes, learned):
+    """fresh(task) -> what a stage hands over."""
 
-    def make(task: str, history=HISTORY, shown: int = 1) -> report.Evaluation:
+    def make(task: str) -> Evaluation:
         model, scores = learned(task), {}
         done = score(
             model,
@@ -69,30 +84,46 @@ def evaluation(records, classes, learned):
             detail=Detail(boundary=0.02, edge=0.02, resamples=50, seed=0),
             on_image=lambda _, record, value: scores.update({record.id: value}),
         )
-        return report.Evaluation(
+        return Evaluation(
             title="a model on shapes",
             task=task,
             classes=classes,
             metrics=done.compute(),
             identity={"model": "a model", "dataset": "shapes"},
             split="test",
-            history=history,
+            history=HISTORY,
             confusion=done.semantic.confusion if done.semantic else None,
             calibration=done.calibration.bins() if done.calibration else [],
+            detection_calibration=detection_calibration.counts(done.instance).bins() if done.instance else [],
             precision_recall={i: done.instance.precision_recall(i) for i in (0.5, 0.75)} if done.instance else {},
             scores=scores,
-            cases=list(cases.collect(model, records, list(scores.values()), shown)),
+            cases=list(cases.collect(model, records, list(scores.values()), 1)),
+            failures=done.failures,
+            failures_shown=failures.collect(done.failures, model, records, classes),
+            cost=COST,
         )
 
     return make
 
 
+@pytest.fixture(scope="module")
+def evaluation(fresh):
+    """The same, made once for each task."""
+    return cache(fresh)
+
+
+@pytest.fixture(scope="module")
+def rendered(evaluation):
+    """The page of each task."""
+    return cache(lambda task: report.render(evaluation(task)))
+
+
 @pytest.mark.parametrize("task", VIEWS)
-def test_shows_each_view_of_the_best_the_median_and_the_worst(task, evaluation):
+def test_shows_each_view_of_the_best_the_median_and_the_worst(task, evaluation, rendered):
     made = evaluation(task)
-    page = Page(report.render(made))
+    page = Page(rendered(task))
     assert [case.kind for case in made.cases] == ["best", "median", "worst"]
-    alts = [img["alt"] for img in page.all("img")]
+    alts = [img["alt"] for img in page.all("img") if "loading" not in img]
     expected = [f"Image {case.record.id}" for case in made.cases]
     expected += [
         f"{view.capitalize()} {what} of {case.record.id}"
@@ -108,9 +139,9 @@ def test_shows_each_view_of_the_best_the_median_and_the_worst(task, evaluation):
 
 
 @pytest.mark.parametrize("task", VIEWS)
-def test_says_all_numbers(task, evaluation):
+def test_says_all_numbers(task, evaluation, rendered):
     made = evaluation(task)
-    page = Page(report.render(made))
+    page = Page(rendered(task))
     for view, key in {"semantic": "iou", "instance": "ap_per_class", "panoptic": "pq_per_class"}.items():
         if view in VIEWS[task]:
             headline = {"semantic": "miou", "instance": "ap", "panoptic": "pq"}[view]
@@ -120,19 +151,19 @@ def test_says_all_numbers(task, evaluation):
         found = made.metrics["semantic"]
         for value in (found["boundary_f1"], found["ece"], *found["boundary_f1_per_class"].values()):
             assert charts.number(value) in page.text
-    assert len(page.all("table")) == 1
+    assert len(page.all("table")) == (1 if task == "semantic" else 2)
     assert all(th["scope"] in ("col", "row") for th in page.all("th"))
     assert all(svg["aria-label"] for svg in page.all("svg"))
 
 
 @pytest.mark.parametrize("task", VIEWS)
-def test_needs_nothing_from_outside(task, evaluation):
-    html = report.render(evaluation(task))
+def test_needs_nothing_from_outside(task, rendered):
+    html = rendered(task)
     assert "http" not in html
     assert "@import" not in html
     assert "url(" not in html
     page = Page(html)
-    assert not page.all("script")
+    assert page.all("script") == [{}]
     assert not page.all("link")
     assert all(img["src"].startswith("data:image/webp;base64,") for img in page.all("img"))
     assert all(a["href"].startswith("#") for a in page.all("a"))
@@ -141,10 +172,10 @@ def test_needs_nothing_from_outside(task, evaluation):
 
 
 @pytest.mark.parametrize("task", VIEWS)
-def test_says_how_sure_the_numbers_are(task, evaluation):
+def test_says_how_sure_the_numbers_are(task, evaluation, rendered):
     """The headline's interval in words, each class's as a whisker from low to high."""
     made = evaluation(task)
-    page = Page(report.render(made))
+    page = Page(rendered(task))
     headlines = {"semantic": ("miou", "iou"), "instance": ("ap", "ap_per_class"), "panoptic": ("pq", "pq_per_class")}
     headline, key = headlines[task]
     intervals = made.metrics[task]["intervals"]
@@ -206,19 +237,19 @@ def test_names_are_text_and_never_markup(evaluation):
         history={**HISTORY, f"loss_{evil}": [1.0, 2.0, 3.0], f"val_{evil}": [1.0, 2.0, 3.0]},
     )
     html = report.render(made)
-    assert "<script" not in html.lower()
+    assert html.lower().count("<script") == 1
     assert evil in Page(html).text
 
 
-def test_the_same_evaluation_gives_the_same_bytes(evaluation):
-    assert report.render(evaluation("panoptic")) == report.render(evaluation("panoptic"))
+def test_the_same_evaluation_gives_the_same_bytes(fresh):
+    assert report.render(fresh("panoptic")) == report.render(fresh("panoptic"))
 
 
 @pytest.mark.parametrize("history", [{}, {"epoch": [0.0], "train_loss": [1.0]}])
-def test_little_or_no_history_and_no_cases(evaluation, history):
-    page = Page(report.render(evaluation("semantic", history=history, shown=0)))
+def test_little_or_no_history_and_no_cases(evaluation, history, rendered):
+    page = Page(report.render(replace(evaluation("semantic"), history=history, cases=[])))
     assert "Training" not in page.text, "one epoch is no curve"
-    assert "Training" in Page(report.render(evaluation("semantic"))).text
+    assert "Training" in Page(rendered("semantic")).text
 
 
 def test_large_pictures_stay_within_the_bound(classes):
@@ -231,7 +262,7 @@ def test_large_pictures_stay_within_the_bound(classes):
     case = cases.Case(
         kind="best", record=record, image=image, prediction=Prediction(semantic=semantic[::-1].copy()), score=0.1
     )
-    shown = report.pictures_within([case] * 12, classes)
+    shown = report.pictures_within([case] * 4, classes)
     total = sum(
         len(uri) for c in shown["best"] for uri in (c["image"], *(u for u, _ in c["views"]["semantic"].values()))
     )
@@ -306,11 +337,66 @@ def test_numbers(value, text):
     assert charts.number(value) == text
 
 
-def test_classes_without_a_value_come_last(evaluation):
+def test_classes_without_a_value_come_last(evaluation, rendered):
     made = evaluation("instance")
-    rows = re.findall(r'<th scope="row">.*?</i>(.*?) <small>', report.render(made))
+    rows = re.findall(r'<th scope="row">.*?</i>(.*?) <small>', rendered("instance"))
     values = [made.metrics["instance"]["ap_per_class"].get(name) for name in rows]
     defined = [v for v in values if v is not None]
     assert defined == sorted(defined, reverse=True)
     assert values[len(defined) :] == [None] * (len(values) - len(defined))
     assert {c.name for c in made.classes} == set(rows)
+
+
+@pytest.mark.parametrize("task", VIEWS)
+def test_each_failure_can_be_found_by_class_kind_and_size(task, evaluation, rendered):
+    """Whatever a control offers is what some card carries, and the other way round."""
+    made = evaluation(task)
+    page = Page(rendered(task))
+    cards = [a for a in page.all("figure") if a.get("class") == "failure"]
+    assert len(cards) == len(made.failures_shown) > 0
+    offered = [a["value"] for a in page.all("option") if a["value"]]
+    for name in ("class", "kind", "size"):
+        assert {v for card in cards for v in card[f"data-{name}"].split()} <= {v for o in offered for v in o.split()}
+    assert {a["name"] for a in page.all("select")} == {"class", "kind", "size"}
+    buttons = [a for a in page.all("button") if "data-kind" in a]
+    counted = sum(int(a["aria-label"].rsplit(" ", 1)[1].replace(",", "")) for a in buttons)
+    assert counted == (0 if task == "semantic" else len(made.failures.rows()[0]))
+    assert all(a["alt"] for a in page.all("img"))
+
+
+def test_crops_stay_within_the_bound(evaluation, monkeypatch):
+    made = evaluation("panoptic")
+    monkeypatch.setattr(browsing, "CROP_BYTES", 20_000)
+    cards = browsing.section(made.failures, made.failures_shown, made.classes)["cards"]
+    assert 0 < len(cards) < len(made.failures_shown)
+    assert sum(len(card["uri"]) for card in cards) <= 20_000
+
+
+def test_says_what_a_prediction_costs(evaluation, rendered):
+    text = Page(rendered("semantic")).text
+    assert all(said in text for said in ("20.1 ms", "31.7 ms", "931 MB", "4,120,331", "16.6 MB"))
+    assert 'id="cost"' not in report.render(replace(evaluation("semantic"), cost=None))
+
+
+def test_without_failures_there_is_no_section_and_no_script(evaluation):
+    html = report.render(replace(evaluation("semantic"), failures=None, failures_shown=[]))
+    assert "<script" not in html
+    assert 'id="failures"' not in html
+
+
+@pytest.mark.parametrize("task", VIEWS)
+def test_the_figures_are_files_as_well(task, evaluation, tmp_path, rendered):
+    """The same drawings as on the page, each whole in itself."""
+    made = evaluation(task)
+    html = rendered(task)
+    drawn = figures.alone(made)
+    plots.figures(tmp_path, drawn)
+    always = {"error_types", "score_by_size", "latency", "scores", "training_loss", "training_validation"}
+    maps, things = {"confusion", "calibration"}, {"precision_recall", "detection_calibration"}
+    assert set(drawn) == always | {"semantic": maps, "instance": things, "panoptic": {"confusion"} | things}[task]
+    assert {p.stem for p in tmp_path.iterdir()} == set(drawn)
+    for name, chart in drawn.items():
+        assert chart in html
+        root = ElementTree.fromstring((tmp_path / f"{name}.svg").read_text())  # noqa: S314 - our own
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "stroke: var(--line)" in root[0].text

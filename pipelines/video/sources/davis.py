@@ -53,7 +53,7 @@ def _clip(tree: Tree, video: str, frames: dict[str, str], annotated: dict[str, s
     start = labels(first)
     return Clip(
         name=video,
-        count=len(frames),
+        names=tuple(frames),
         frames=lambda: stills.read(tree, frames),
         labels=labels,
         given=dict.fromkeys(range(1, int(0 if start is None else start.max()) + 1), first),

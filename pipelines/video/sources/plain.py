@@ -13,6 +13,7 @@ from pipelines.video.sources import stills
 
 def clip(path: Path, *, max_pixels: int, max_frames: int, masks: Path | None = None) -> Clip:
     """`masks`: a PNG of the first frame's objects, by their ids; without one there is nothing to follow."""
+    listed: tuple[str, ...]
     ids = None if masks is None else _ids(masks)
     if path.is_dir():
         tree = Tree(str(path))
@@ -23,20 +24,21 @@ def clip(path: Path, *, max_pixels: int, max_frames: int, masks: Path | None = N
             raise DataError(
                 f"{path}: more than {max_frames} frames", do="raise video.max_frames, or take a part of them"
             )
-        first, count = next(iter(names)), len(names)
+        listed = tuple(names)
 
         def frames() -> Frames:
             return stills.read(tree, names)
     else:
-        first, count = _number(0), 0
+        listed = ()
 
         def frames() -> Frames:
             found = video.frames(path, max_pixels=max_pixels, max_frames=max_frames)
             return ((_number(k), frame) for k, frame in enumerate(found))
 
+    first = listed[0] if listed else _number(0)
     given = {} if ids is None else {int(i): first for i in np.unique(ids[ids > 0])}
     return Clip(
-        name=path.stem, count=count, frames=frames, labels=lambda frame: ids if frame == first else None, given=given
+        name=path.stem, names=listed, frames=frames, labels=lambda frame: ids if frame == first else None, given=given
     )
 
 

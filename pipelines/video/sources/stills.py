@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import PurePosixPath
+from typing import NoReturn
 
 from pipelines.data.faults import FaultError
 from pipelines.data.formats.source import IMAGE_SUFFIXES
@@ -31,7 +32,7 @@ def read(tree: Tree, frames: Mapping[str, str]) -> Frames:
             pixels = tree.files.image(name).fitted().pixels
             size = size or pixels.shape
             if pixels.shape != size:
-                raise FaultError("size-mismatch", f"{_size(pixels.shape)}, the frames before it {_size(size)}")
+                refuse_size(pixels.shape, size)
         yield stem, pixels
 
 
@@ -42,6 +43,10 @@ def saying(name: str) -> Iterator[None]:
         yield
     except FaultError as error:
         raise DataError(f"{name}: {error.reason}", do="mend the file, or leave its video out") from None
+
+
+def refuse_size(found: tuple[int, ...], expected: tuple[int, ...]) -> NoReturn:
+    raise FaultError("size-mismatch", f"{_size(found)}, expected {_size(expected)}")
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -43,7 +43,9 @@ class Video(BaseModel):
 
     @property
     def name(self) -> str:
-        return str(PurePosixPath(self.file_names[0]).parent)
+        """Their folder's; a number where they lie in none."""
+        folder = str(PurePosixPath(self.file_names[0]).parent)
+        return str(self.id) if folder == "." else folder
 
 
 class Annotation(BaseModel):
@@ -104,11 +106,13 @@ def clips(tree: Tree, truth: Truth, folder: str) -> list[tuple[Video, Clip]]:
     """The videos with their frames, which lie in `folder`."""
     found = []
     for video in truth.file.videos:
-        names = {str(PurePosixPath(n).with_suffix("")): f"{folder}/{n}" if folder else n for n in video.file_names}
+        names = {PurePosixPath(n).stem: f"{folder}/{n}" if folder else n for n in video.file_names}
+        if len(names) < len(video.file_names):
+            raise DataError(f"video {video.id}: two of its frames have one name", do="rename them")
         for name in names.values():
             with stills.saying(name):
                 tree.check(name)
-        found.append((video, Clip(name=video.name, count=len(names), frames=_frames(tree, names))))
+        found.append((video, Clip(name=video.name, names=tuple(names), frames=_frames(tree, names))))
     return found
 
 
