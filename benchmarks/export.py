@@ -1,6 +1,6 @@
 """What exporting costs and keeps: each model trained briefly on `shapes`, exported, and held against its exports.
 
-    python benchmarks/export.py [--models lraspp solov2 ...] [--images 160] [--epochs 10] [--size 96] [--out table.md]
+    python benchmarks/export.py [--models lraspp solov2 ...] [--images 128] [--epochs 8] [--size 96] [--out table.md]
 
 Metrics are those of the split that was held out, by the evaluator of the stage `evaluate`. Times are medians of rounds
 in which the three take turns, of the network alone, on one image of twice the size. Where eight bits after training
@@ -114,8 +114,8 @@ def row(name: str, metric: str, sides: dict[str, Any], task: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, choices=sorted(config.MODEL_TASKS))
-    parser.add_argument("--images", type=int, default=160)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--out", type=Path, help="write the table here as well")
     options = parser.parse_args()
