@@ -2,10 +2,10 @@
 
     python benchmarks/export.py [--models lraspp solov2 ...] [--images 128] [--epochs 8] [--size 96] [--out table.md]
 
-Metrics are those of the split that was held out, by the evaluator of the stage `evaluate`. Times are medians of rounds
-in which the three take turns, of the network alone, on one image of twice the size. Where eight bits after training
-lose more than `export.max_loss`, the model is trained again for them (`model.quantize`), from the same seed, for as
-long.
+Metrics are those of the split that was held out, by the evaluator of the stage `evaluate`. Times are of the network
+alone, on one image of twice the size and one thread: processor time, medians of rounds in which the three take turns.
+Where eight bits after training lose more than `export.max_loss`, the model is trained again for them
+(`model.quantize`), from the same seed, for as long.
 """
 
 import argparse
