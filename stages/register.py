@@ -16,7 +16,7 @@ from pipelines.stage import Paths, Summary
 
 if TYPE_CHECKING:
     from pipelines.registry.candidate import Candidate
-    from pipelines.registry.registration import Outcome
+    from pipelines.registry.contest import Outcome
     from pipelines.registry.versions import Registry
     from pipelines.tracking import Run
 
@@ -36,6 +36,7 @@ def run(params: Params, paths: Paths) -> Summary:
     from pipelines.registry import candidate as candidates
     from pipelines.registry import pages, registration
     from pipelines.registry.champion import Measure
+    from pipelines.registry.contest import Contest
     from pipelines.registry.versions import Registry
     from pipelines.reporting import audit
     from pipelines.tracking import Server
@@ -55,10 +56,10 @@ def run(params: Params, paths: Paths) -> Summary:
     registry = Registry(server, f"{settings.name}-{params.task}", paths.root)
     with registry.alone():
         version = registration.publish_once(registry, tracked, paths.root, candidate)
-        outcome = registration.decide(
-            registry,
-            version,
-            candidate,
+        outcome = Contest(
+            registry=registry,
+            version=version,
+            candidate=candidate,
             run=tracked,
             rule=rule,
             resamples=settings.significance.resamples if settings.significance else 0,
@@ -68,7 +69,7 @@ def run(params: Params, paths: Paths) -> Summary:
                 workers=asked.workers,
                 detail=Detail(boundary=asked.boundary, edge=asked.edge, resamples=asked.resamples, seed=params.seed),
             ),
-        )
+        ).hold()
         pages.publish(registry, outcome.state, task=params.task, render=audit.render, folder=paths.out)
         aliases = registry.aliases()
     decision, opponent = outcome.decision, outcome.champion
@@ -97,10 +98,7 @@ def compare(
     params: Params, paths: Paths, candidate: "Candidate", outcome: "Outcome", *, registry: "Registry", run: "Run"
 ) -> None:
     """Write comparison.html, to MLflow as well, where there was a champion that is known on the same images."""
-    import torch
-
     from pipelines.data.shards import ShardReader
-    from pipelines.inference import package
     from pipelines.reporting import comparison, sides
 
     opponent, decision, dataset = outcome.champion, outcome.decision, candidate.dataset
@@ -110,15 +108,9 @@ def compare(
         return
     reader = ShardReader(paths.of("ingest"), dataset["split"])
     there = reader if reader.manifest.hash == dataset["hash"] else None
-    load = partial(
-        package.load,
-        candidate.folder,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        inference=candidate.inference,
-    )
     both = (
         (opponent.version, opponent.metrics, opponent.images, opponent.predictor),
-        (outcome.version, candidate.metrics, candidate.images, load),
+        (outcome.version, candidate.metrics, candidate.images, candidate.predictor),
     )
     before, after = (
         sides.measure(

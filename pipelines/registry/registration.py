@@ -1,32 +1,14 @@
-"""From a trained and measured model to a version in the registry, and what the rule says of it."""
+"""From a trained and measured model to a version in the registry."""
 
 import csv
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipelines import promotion
-from pipelines.config import CLASSICAL, HEADLINE
+from pipelines.config import CLASSICAL
 from pipelines.errors import DataError
-from pipelines.evaluation import per_image
-from pipelines.promotion import Decision, Difference, Rule
-from pipelines.registry import audit, card, champion, evaluations, promoting, publish, verdicts
-from pipelines.registry.audit import Entry
+from pipelines.registry import card, evaluations, publish, verdicts
 from pipelines.registry.candidate import IMAGES, METRICS, PAGES, Candidate
-from pipelines.registry.champion import Champion, Measure
-from pipelines.registry.promoting import State
 from pipelines.registry.versions import WEIGHTS, Registry
 from pipelines.tracking import Run, Server, find, revision
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
-    """What was decided, and in what state of the registry; with both models, for who wants to look closer."""
-
-    version: int
-    decision: Decision
-    champion: Champion | None  # before the decision
-    before: int | None
-    state: State
 
 
 def training_run(server: Server, root: Path, candidate: Candidate) -> Run:
@@ -64,75 +46,6 @@ def publish_once(registry: Registry, run: Run, root: Path, candidate: Candidate)
         run=run,
     )
     return version
-
-
-def decide(
-    registry: Registry, version: int, candidate: Candidate, *, run: Run, rule: Rule, resamples: int, measure: Measure
-) -> Outcome:
-    """Hold a version against the champion, write the decision down and let the alias follow; again, where the champion
-    has changed meanwhile."""
-    found: list[tuple[Decision, Champion | None, int | None]] = []
-
-    def entry(state: State) -> Entry | None:
-        opponent = None
-        if state.champion not in (None, version):
-            opponent = champion.meet(registry, state.champion, candidate, measure)
-        decision = promotion.decide(
-            challenger=candidate.metrics,
-            champion=opponent.metrics if opponent else None,
-            metric=f"{candidate.task}.{HEADLINE[candidate.task]}",
-            rule=rule,
-            costs=candidate.costs,
-            difference=_difference(candidate, opponent, rule, resamples=resamples, seed=measure.detail.seed),
-            same_weights=state.champion == version,
-            withdrawn=promoting.withdrawal(state.entries, version),
-            obstacle=opponent.obstacle if opponent else "",
-        )
-        found.append((decision, opponent, state.champion))
-        if decision.rule == "same weights":  # the log says already how it became champion
-            return None
-        made = Entry(
-            what="promoted" if decision.promoted else "refused",
-            version=version,
-            before=state.champion,
-            after=version if decision.promoted else state.champion,
-            rule=decision.rule,
-            reason=decision.reason,
-            who=audit.who(),
-            when=audit.now(),
-            numbers={k: v for k, v in asdict(decision).items() if k not in ("promoted", "rule", "reason", "min_gain")},
-            settings=asdict(rule),
-            dataset=dict(candidate.dataset),
-            run=run.id,
-            commit=registry.version(version).tags["maskline.git.commit"],
-        )
-        earlier = [each for each in state.entries if each.version == version and each.what == made.what]
-        return None if earlier and earlier[-1].repeats(made) else made
-
-    state = promoting.commit(registry, entry)
-    decision, opponent, before = found[-1]
-    return Outcome(version=version, decision=decision, champion=opponent, before=before, state=state)
-
-
-def _difference(
-    candidate: Candidate, opponent: Champion | None, rule: Rule, *, resamples: int, seed: int
-) -> Difference | None:
-    if rule.level is None or opponent is None or opponent.images is None:
-        return None
-    found = per_image.difference(opponent.images, candidate.images, level=rule.level, resamples=resamples, seed=seed)
-    if found is None:
-        return None
-    new, old = candidate.images.headline(), opponent.images.headline()
-    gain = 0.0 if new is None or old is None else new - old
-    return Difference(
-        gain=gain,
-        low=found.low,
-        high=found.high,
-        p=found.p,
-        level=rule.level,
-        resamples=found.resamples,
-        images=len(candidate.images.ids),
-    )
 
 
 def _history(path: Path) -> list[dict[str, float]]:

@@ -1,7 +1,7 @@
 """The failures that a report shows: which ones, and a crop of each."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,16 +55,14 @@ def collect(
     """Some of each kind, class and size, the worst of them first. Their images are predicted again: the masks of a
     whole split do not fit in memory."""
     rows, image = failures.rows()
-    columns: tuple[np.ndarray, ...]
     if isinstance(failures, SegmentFailures):
         labels = np.where(rows["truth_label"] >= 0, rows["truth_label"], rows["label"])
-        columns = (rows["kind"], labels, sizes.of(rows["area"]))
+        cells = (rows["kind"].astype(np.int64) * len(classes) + labels) * len(sizes.NAMES) + sizes.of(rows["area"])
         order = np.lexsort((-rows["area"], -rows["score"]))
     else:
-        columns = (rows["truth_label"], rows["label"])
+        cells = rows["truth_label"] * len(classes) + rows["label"]
         order = np.argsort(-rows["pixels"], kind="stable")
-    cells = [tuple(row) for row in np.stack(columns, axis=-1).tolist()]
-    chosen = choose(cells, order.tolist(), image.tolist(), most=most, images=images)
+    chosen = choose(cells, order, image, most=most, images=images)
     by_image: dict[int, list[int]] = defaultdict(list)
     for at in chosen:
         by_image[int(image[at])].append(at)
@@ -81,21 +79,20 @@ def collect(
     return [found[at] for at in chosen]
 
 
-def choose(
-    cells: Sequence[Hashable], order: Sequence[int], image: Sequence[int], *, most: int, images: int
-) -> list[int]:
+def choose(cells: np.ndarray, order: np.ndarray, image: np.ndarray, *, most: int, images: int) -> list[int]:
     """At most `most` rows of at most `images` images: by the given order the first of each cell, then the second of
-    each, and so on, so that what is rare is seen beside what is frequent."""
-    ranks: dict[Hashable, int] = defaultdict(int)
-    turns = []
-    for at in order:
-        turns.append((ranks[cells[at]], at))
-        ranks[cells[at]] += 1
+    each, and so on, so that what is rare is seen beside what is frequent. Cells and images are numbers, int[n]."""
+    by_cell = np.argsort(cells[order], kind="stable")
+    _, first, count = np.unique(cells[order][by_cell], return_index=True, return_counts=True)
+    rank = np.empty(len(order), np.int64)
+    rank[by_cell] = np.arange(len(order)) - np.repeat(first, count)
     seen: set[int] = set()
     chosen: list[int] = []
-    for _, at in sorted(turns, key=lambda turn: turn[0]):
-        if len(chosen) < most and (image[at] in seen or len(seen) < images):
-            seen.add(image[at])
+    for at in order[np.argsort(rank, kind="stable")].tolist():
+        if len(chosen) == most:
+            break
+        if (here := int(image[at])) in seen or len(seen) < images:
+            seen.add(here)
             chosen.append(at)
     return chosen
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pipelines.errors import InputError
+from pipelines.errors import MasklineError
 from pipelines.evaluation.evaluator import Records
 from pipelines.evaluation.per_image import PerImage
 from pipelines.inference import cost
@@ -29,7 +29,7 @@ def measure(
         return known
     try:
         predictor = load()
-    except InputError:
+    except MasklineError:
         return known
     some = (decode(reader[i]) for i in cost.some(len(reader)))
     spent = cost.of(predictor, some, batch_size=batch_size).summary()

@@ -44,15 +44,16 @@ def test_the_outlines_are_those_of_the_truth_and_the_prediction(records, classes
 
 
 def test_what_is_rare_is_shown_beside_what_is_frequent():
-    cells = ["often"] * 8 + ["rare"]
-    order = list(range(9))
-    assert failures.choose(cells, order, [0] * 9, most=3, images=1) == [0, 8, 1]
-    assert failures.choose(cells, order[::-1], [0] * 9, most=3, images=1) == [8, 7, 6]
+    often, rare = 7, 3
+    cells, order = np.array([often] * 8 + [rare]), np.arange(9)
+    assert failures.choose(cells, order, np.zeros(9, int), most=3, images=1) == [0, 8, 1]
+    assert failures.choose(cells, order[::-1], np.zeros(9, int), most=3, images=1) == [8, 7, 6]
+    assert failures.choose(cells[:0], order[:0], order[:0], most=3, images=1) == []
 
 
 def test_no_more_images_than_allowed():
-    chosen = failures.choose(["a"] * 6, list(range(6)), [0, 1, 2, 0, 1, 2], most=6, images=2)
-    assert chosen == [0, 1, 3, 4]
+    image = np.array([0, 1, 2, 0, 1, 2])
+    assert failures.choose(np.zeros(6, int), np.arange(6), image, most=6, images=2) == [0, 1, 3, 4]
 
 
 def test_a_crop_shows_the_mask_and_what_is_around_it():

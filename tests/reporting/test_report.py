@@ -252,6 +252,14 @@ def test_little_or_no_history_and_no_cases(evaluation, history, rendered):
     assert "Training" in Page(rendered("semantic")).text
 
 
+def test_an_epoch_that_was_not_validated_is_no_point(evaluation):
+    """train.validation.every is more than 1."""
+    gaps = {**HISTORY, "val_miou": [None, 0.2, 0.3], "val_pq": [None, None, None]}
+    drawn = {chart["name"]: chart["chart"] for chart in figures.history_charts(gaps)}
+    assert "PQ" not in drawn["on the validation split"], "nothing was measured"
+    assert "Training" in Page(report.render(replace(evaluation("semantic"), history=gaps))).text
+
+
 def test_large_pictures_stay_within_the_bound(classes):
     """Noise is the worst that photographs can be."""
     rng = np.random.default_rng(0)
@@ -397,6 +405,8 @@ def test_the_figures_are_files_as_well(task, evaluation, tmp_path, rendered):
     assert {p.stem for p in tmp_path.iterdir()} == set(drawn)
     for name, chart in drawn.items():
         assert chart in html
+        inside = chart.partition(">")[2]
         root = ElementTree.fromstring((tmp_path / f"{name}.svg").read_text())  # noqa: S314 - our own
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert "stroke: var(--line)" in root[0].text
+        assert inside in (tmp_path / f"{name}.svg").read_text()

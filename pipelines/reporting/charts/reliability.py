@@ -33,4 +33,4 @@ def reliability(bins: Sequence[Bin], *, of: str = "pixels", said: str = "probabi
     parts.append(f'<line class="axis" x1="{left}" x2="{left + side}" y1="{foot}" y2="{foot}"/>')
     parts.append(text(left, foot - strip - 8, f"share of all {of}, up to {most:.0%}", "start"))
     parts.append(text(left + side, foot + 15, said, "end"))
-    return svg(width, height, "Reliability: the share that is right, by the model's own probability", parts)
+    return svg(width, height, f"Reliability: the share of {of} that is right, by the {said}", parts)

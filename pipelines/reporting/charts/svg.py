@@ -8,6 +8,7 @@ from markupsafe import Markup, escape
 
 LABEL = 13  # pixels between the names of two lines
 STYLE = Path(__file__).with_suffix(".css")
+MARGIN, TITLED = 14, 24  # pixels around a chart that is a file of its own, and above it
 
 
 def number(value: float | None) -> str:
@@ -78,8 +79,13 @@ def svg(width: float, height: float, title: str, parts: Sequence[str], kind: str
 
 
 def standalone(chart: Markup) -> str:
-    """The chart as a file of its own, on white: for `dvc plots`, for MLflow, for a slide."""
+    """The chart as a file of its own, on white and under its title: for `dvc plots`, for MLflow, for a slide."""
     head, _, rest = chart.partition(">")
+    width, height, said = (head.split(f' {name}="')[1].split('"')[0] for name in ("width", "height", "aria-label"))
+    wide, tall = max(float(width), len(said) * 7.0) + 2 * MARGIN, float(height) + 2 * MARGIN + TITLED
     style = f"svg {{ font-family: system-ui, sans-serif; }}\n{STYLE.read_text(encoding='utf-8')}"
-    paper = '<rect width="100%" height="100%" fill="#fff"/>'
-    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{paper}{rest}\n'
+    frame = f'viewBox="{-MARGIN} {-MARGIN - TITLED} {wide:g} {tall:g}" width="{wide:g}" height="{tall:g}"'
+    paper = f'<rect x="{-MARGIN}" y="{-MARGIN - TITLED}" width="100%" height="100%" fill="#fff"/>'
+    title = f'<text class="name" x="0" y="{8 - TITLED}">{said}</text>'
+    root = f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" {frame} role="img" aria-label="{said}">'
+    return f"{root}<style>{style}</style>{paper}{title}{rest}\n"
