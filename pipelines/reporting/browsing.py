@@ -21,18 +21,19 @@ WORST = 12  # classes whose wrong pixels are drawn
 
 def section(failures: Failures, shown: Sequence[Failure], classes: Sequence[ClassInfo]) -> dict[str, Any]:
     """What the template draws."""
-    kinds = _kind_names(failures, classes)
+    kinds, table = _kind_names(failures, classes), _table(failures, classes)
+    named = {i for failure in shown for i in _classes_of(failure)} | {i for i, _, _ in table}
     return {
         "of_pixels": isinstance(failures, PixelFailures),
         "kinds": kinds,
         "meanings": {} if isinstance(failures, PixelFailures) else dict(SEGMENT_KINDS.values()),
-        "table": _table(failures, classes),
+        "table": table,
         "total": len(failures.rows()[0]),
         "charts": drawn(failures, classes),
         "sizes": {name: (str(i), str(i)) for i, name in enumerate(sizes.NAMES)},
         "coco": {name: " ".join(str(i) for i in range(first, last + 1)) for name, (first, last) in sizes.COCO.items()},
         "size_names": sizes.NAMES,
-        "classes": [(i, c) for i, c in enumerate(classes) if any(i in _classes_of(f) for f in shown)],
+        "classes": [(i, classes[i]) for i in sorted(named)],
         "cards": _cards(shown, classes, kinds),
         "truth": pictures.TRUTH,
         "prediction": pictures.PREDICTION,
