@@ -10,7 +10,7 @@ from pipelines.data.schema import ClassInfo
 from pipelines.metrics import sizes
 from pipelines.metrics.pixel_failures import PixelFailures
 from pipelines.metrics.segment_failures import KINDS, SegmentFailures
-from pipelines.reporting import charts, pictures
+from pipelines.reporting import charts, encoding, pictures
 from pipelines.reporting.content import Failures
 from pipelines.reporting.failures import SEGMENT_KINDS, Failure
 
@@ -96,7 +96,7 @@ def _cards(shown: Sequence[Failure], classes: Sequence[ClassInfo], kinds: Mappin
     """Until the page is full."""
     cards, room = [], CROP_BYTES
     for failure in shown:
-        uri = pictures.data_uri(failure.crop, quality=QUALITY)
+        uri = encoding.data_uri(failure.crop, quality=QUALITY)
         if (room := room - len(uri)) < 0:
             break
         kind = f"as{failure.predicted}" if failure.kind == "confused" else failure.kind

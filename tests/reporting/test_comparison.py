@@ -11,7 +11,8 @@ from pipelines.evaluation.per_image import PerImage
 from pipelines.metrics import paired
 from pipelines.reporting import charts, comparison
 from pipelines.reporting.charts.differences import Difference
-from pipelines.reporting.comparison import Side, signed
+from pipelines.reporting.comparison import signed
+from pipelines.reporting.sides import Side
 from tests.reporting.test_report import Page
 from tests.scenes import Memory, prediction
 
