@@ -1,11 +1,11 @@
 """What exporting costs and keeps: each model trained briefly on `shapes`, exported, and held against its exports.
 
-    python benchmarks/export.py [--models lraspp solov2 ...] [--images 160] [--epochs 10] [--size 96] [--out table.md]
+    python benchmarks/export.py [--models lraspp solov2 ...] [--images 128] [--epochs 8] [--size 96] [--out table.md]
 
-Metrics are those of the split that was held out, by the evaluator of the stage `evaluate`. Times are medians of rounds
-in which the three take turns, of the network alone, on one image of twice the size. Where eight bits after training
-lose more than `export.max_loss`, the model is trained again for them (`model.quantize`), from the same seed, for as
-long.
+Metrics are those of the split that was held out, by the evaluator of the stage `evaluate`. Times are of the network
+alone, on one image of twice the size and one thread: processor time, medians of rounds in which the three take turns.
+Where eight bits after training lose more than `export.max_loss`, the model is trained again for them
+(`model.quantize`), from the same seed, for as long.
 """
 
 import argparse
@@ -54,27 +54,14 @@ def dataset(out: Path, images: int, size: int) -> Path:
     return out
 
 
-def trained(name: str, data: Path, state: Path, options: argparse.Namespace, *, quantize: bool = False) -> Path:
-    """A package."""
+def trained(name: str, data: Path, state: Path, changes: dict[str, Any]) -> Path:
+    """A package, by the parameters of the repository but for these."""
     from pipelines.training import result
     from pipelines.training.job import Group, Job
     from pipelines.training.loop import fit
 
-    raw = config.merge(
-        config.read(ROOT / "params.yaml"),
-        {
-            "task": config.MODEL_TASKS[name],
-            "model.name": name,
-            "model.channels": 32,
-            "model.quantize": quantize,
-            "train.epochs": options.epochs,
-            "train.workers": 1,
-            "train.device": "cpu",
-            "train.validation.every": options.epochs,
-            "train.augment.crop": [options.size, options.size],
-            **{f"model.{kind}.layers": 3 for kind in ("mask2former", "mask2former_instance", "mask2former_semantic")},
-        },
-    )
+    fixed = {"task": config.MODEL_TASKS[name], "model.name": name, "train.workers": 1, "train.device": "cpu"}
+    raw = config.merge(config.read(ROOT / "params.yaml"), {**fixed, **changes})
     job = Job(params=config.parse(raw), data=data, state=state)
     fit(job, Group())
     result.write(job, raw=raw, fingerprint="benchmark")
@@ -127,11 +114,18 @@ def row(name: str, metric: str, sides: dict[str, Any], task: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, choices=sorted(config.MODEL_TASKS))
-    parser.add_argument("--images", type=int, default=160)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--out", type=Path, help="write the table here as well")
     options = parser.parse_args()
+    brief = {
+        "model.channels": 32,
+        "train.epochs": options.epochs,
+        "train.validation.every": options.epochs,
+        "train.augment.crop": [options.size, options.size],
+        **{f"model.{kind}.layers": 3 for kind in ("mask2former", "mask2former_instance", "mask2former_semantic")},
+    }
     bound = config.read(ROOT / "params.yaml")["export"]["max_loss"]["int8"]
     lines = [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
     print(*lines, sep="\n", flush=True)
@@ -146,11 +140,11 @@ def main() -> None:
         for name in options.models:
             started, task = time.monotonic(), config.MODEL_TASKS[name]
             metric = f"{task}.{config.HEADLINE[task]}"
-            source = trained(name, data, here / name, options)
+            source = trained(name, data, here / name, brief)
             sides = measured(name, source, data, here / f"{name}-export")
             say(row(name, metric, sides, task))
             if abs(sides["int8"][metric] - sides["torch"][metric]) > bound:
-                source = trained(name, data, here / f"{name}-int8", options, quantize=True)
+                source = trained(name, data, here / f"{name}-int8", {**brief, "model.quantize": True})
                 sides = measured(name, source, data, here / f"{name}-int8-export")
                 say(row(f"{name}, trained for int8", metric, sides, task))
             print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)

@@ -127,12 +127,12 @@ def check(params: Params, trained: str, classes: Sequence[ClassInfo], manifest: 
         )
 
 
-def read_history(path: Path) -> dict[str, list[float]]:
-    """The columns of history.csv."""
+def read_history(path: Path) -> dict[str, list[float | None]]:
+    """The columns of history.csv; None is what an epoch did not measure, as one that was not validated."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else ())}
+        return {name: [float(row[name]) if row[name] else None for row in rows] for name in (rows[0] if rows else ())}
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path} cannot be read: {error}", do="dvc repro --force train") from None
 

@@ -20,8 +20,8 @@ def run(params: Params, paths: Paths, *, model: str | None = None) -> Summary:
     from pipelines.exporting.run import Settings, export
     from pipelines.registry.fetch import fetch
 
-    files.remove(paths.of("export"))  # an earlier model's would be taken for this one's, should this one fail
     source = paths.of("train") if model is None else fetch(model, paths.root).folder
+    files.remove(paths.of("export"))  # an earlier model's would be taken for this one's, should this one fail
     found = export(source, paths.of("ingest"), paths.out, Settings(**params.export.model_dump()))
     for name, side in found["sides"].items():
         side["memory_bytes"] = peak(source if name == "torch" else paths.out / name, found["image"])

@@ -10,10 +10,8 @@ softmax, norms and interpolated scores.
 """
 
 import ast
-import contextlib
-import logging
 import tempfile
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from pipelines.errors import RunError
+from pipelines.exporting.quiet import quietly
 from pipelines.inference.graph import INPUT
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -46,7 +45,7 @@ class Images(CalibrationDataReader):
 
 def calibrated(model: onnx.ModelProto, images: Iterable[np.ndarray], *, method: str) -> onnx.ModelProto:
     """Post-training: the range of each map is that which it takes over the images."""
-    with tempfile.TemporaryDirectory() as folder, _quietly():
+    with tempfile.TemporaryDirectory() as folder, quietly():
         original, made = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, original)
         quantize_static(
@@ -87,7 +86,7 @@ def trained(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> onnx.ModelPr
         op_types_to_quantize=list(WEIGHTED),
         extra_options={**OPTIONS, "OpTypesToExcludeOutputQuantization": list(WEIGHTED)},
     )
-    with _quietly():
+    with quietly():
         quantiser.quantize_model()
     return _in_order(quantiser.model.model)
 
@@ -150,13 +149,3 @@ def _nearest(
                 if not (node.op_type in WEIGHTED and weights & {*node.input}):
                     todo += names_of(node)
     return found
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

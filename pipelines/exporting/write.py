@@ -4,11 +4,7 @@ The normalisation is inside, so that whoever runs the file needs no number of th
 TensorRT 10 and by ONNX Runtime from 1.17 on. What the outputs mean is in `EXPORTS` and, in code, the model's `predict`.
 """
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ from torch.export import Dim
 from pipelines import files
 from pipelines.errors import RunError
 from pipelines.exporting.operators import TRANSLATED, exportable
+from pipelines.exporting.quiet import quietly
 from pipelines.exporting.table import Export
 from pipelines.inference import package
 from pipelines.inference.graph import GRAPH, HEADS, INPUT
@@ -29,6 +26,7 @@ from pipelines.models.contract import SegmentationModel
 from pipelines.pixels import Pixels
 
 OPSET = 20
+LARGEST = 2**31  # bytes of a protocol buffer
 EXAMPLE = (2, 3, 4, 6)  # batch, channels, and a size in strides: no two of them alike, or they would be taken for one
 AS_THEY_ARE = {"mean": [0.0] * 3, "std": [1 / 255] * 3}  # what a package of a graph does to pixels
 
@@ -60,7 +58,7 @@ def graph(predictor: Predictor) -> onnx.ModelProto:
     whole = Whole(model, predictor.pixels).eval()
     batch, channels, *cells = EXAMPLE
     example = torch.zeros(batch, channels, *(n * max(model.stride, 32) for n in cells))
-    with torch.no_grad(), exportable(model), _quietly():
+    with torch.no_grad(), exportable(model), quietly():
         whole(example)
         try:
             program = torch.onnx.export(
@@ -94,27 +92,12 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
     return bare
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """The exporter talks of its own affairs."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
 def save(
     folder: Path, model: onnx.ModelProto, source: Predictor, row: Export, precision: str, about: Mapping[str, Any] = {}
 ) -> None:
     """A package of a graph; its description last."""
+    if model.ByteSize() >= LARGEST:
+        raise RunError("the network has more than 2 GB, which is more than one file of ONNX can hold")
     folder.mkdir(parents=True, exist_ok=True)
     with files.replacing(folder / GRAPH, "wb") as file:
         file.write(plain(model).SerializeToString())

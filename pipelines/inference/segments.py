@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data import rle
+from pipelines.data import rle, runs
 from pipelines.data.prediction import Instances, Panoptic, Prediction
 from pipelines.data.schema import ClassInfo
 
@@ -57,21 +57,23 @@ def id_map(found: Sequence[Found], shape: tuple[int, int]) -> np.ndarray:
 
 
 def _of_panoptic(view: Panoptic, prediction: Prediction) -> Iterator[Found]:
+    scores = _scores(view, prediction.instances)
     for number, category in enumerate(view.labels.tolist(), start=1):
-        mask = view.ids == number
-        score = _of_same(mask, category, prediction.instances)
+        mask, score = view.ids == number, scores.get(number)
         yield Found(category=category, score=_mean(prediction.confidence, mask) if score is None else score, mask=mask)
 
 
-def _of_same(mask: np.ndarray, category: int, instances: Instances | None) -> float | None:
-    """The score of the instance that the segment was made of: the most alike of its class."""
-    if instances is None or not (alike := np.flatnonzero(instances.labels == category)).size:
-        return None
-    masks = instances.masks[alike]
-    common = (masks & mask).sum(axis=(1, 2))
-    iou = common / np.maximum(masks.sum(axis=(1, 2)) + mask.sum() - common, 1)
-    best = int(iou.argmax())
-    return float(instances.scores[alike[best]]) if iou[best] >= SAME else None
+def _scores(view: Panoptic, instances: Instances | None) -> dict[int, float]:
+    """By its id, the score of the instance that a segment was made of: the most alike of its class."""
+    if instances is None or not len(instances) or not view.labels.size:
+        return {}
+    count = len(view.labels) + 1
+    common = runs.overlaps(*runs.of_masks(instances.masks), view.ids, masks=len(instances), count=count)
+    areas = np.bincount(view.ids.reshape(-1), minlength=count)
+    iou = common / np.maximum(instances.masks.sum(axis=(1, 2))[:, None] + areas - common, 1)
+    iou[:, 1:][instances.labels[:, None] != view.labels] = 0
+    best = iou.argmax(axis=0).tolist()
+    return {k: float(instances.scores[best[k]]) for k in range(1, count) if iou[best[k], k] >= SAME}
 
 
 def _of_instances(found: Instances, min_score: float) -> Iterator[Found]:

@@ -112,7 +112,8 @@ def _graph(model: nn.Module, stride: int) -> list[Any]:
     modes = [(module, module.training) for module in model.modules()]
     batch, *cells = PROBE
     try:
-        outputs = model.eval()(torch.zeros(batch, 3, *(stride * n for n in cells)))
+        with torch.enable_grad():
+            outputs = model.eval()(torch.zeros(batch, 3, *(stride * n for n in cells)))
     finally:
         for module, training in modes:
             module.training = training

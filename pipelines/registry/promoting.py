@@ -36,11 +36,14 @@ class State:
 
 def settle(registry: Registry) -> State:
     """Bring the aliases to where the log says, and the log to where an alias was moved by hand."""
+    followed = None
     for _ in range(ATTEMPTS):
         entries = registry.audit.entries()
         state = State(entries=entries, champion=entries[-1].after if entries else None)
-        if entries and not entries[-1].done:
+        # What was followed last may have been overtaken while its alias was moved: then that has to be mended here.
+        if entries and (not entries[-1].done or followed not in (None, entries[-1].number)):
             _follow(registry, state)
+            followed = entries[-1].number
         elif (held := registry.aliases().get(CHAMPION)) == state.champion:
             return state
         elif entries and _passes(registry, state):

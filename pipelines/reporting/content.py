@@ -81,7 +81,7 @@ class Evaluation:
     metrics: Mapping[str, Mapping[str, Any]]  # by view, as metrics.json has them
     identity: Mapping[str, str]  # what was evaluated on what: shown as it is
     split: str
-    history: Mapping[str, Sequence[float]]  # the columns of history.csv
+    history: Mapping[str, Sequence[float | None]]  # the columns of history.csv
     confusion: np.ndarray | None  # int64[n, n]: pixels by true and predicted class
     calibration: Sequence[Bin]  # none, where the model gives no probabilities
     detection_calibration: Sequence[Bin]  # of the scores of instances

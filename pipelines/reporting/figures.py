@@ -85,12 +85,14 @@ def precision_charts(curves: Mapping[float, Mapping[str, Curve]]) -> list[dict[s
     return [chart("all classes", defined), *(chart(name, [name]) for name in defined)] if defined else []
 
 
-def history_charts(history: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+def history_charts(history: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:
     """The metrics of the validation split share one chart, since they share one scale; so do the losses. One epoch, and
-    what is fitted and not trained has no more, is no curve."""
+    what is fitted and not trained has no more, is no curve; nor is what no epoch has measured."""
     if len(history.get("epoch", ())) < 2:
         return []
-    columns = {name: list(zip(history["epoch"], values, strict=True)) for name, values in history.items()}
+    points = {name: zip(history["epoch"], values, strict=True) for name, values in history.items()}
+    known = {name: [(x, y) for x, y in line if x is not None and y is not None] for name, line in points.items()}
+    columns = {name: line for name, line in known.items() if line}
     metrics = {n.removeprefix("val_"): c for n, c in columns.items() if n.startswith("val_") and n != "val_loss"}
     titles = {HEADLINE[view]: card[0] for view, card in CARDS.items()}
     groups = {
@@ -99,7 +101,7 @@ def history_charts(history: Mapping[str, Sequence[float]]) -> list[dict[str, Any
         **{f"loss term: {n[5:].replace('_', ' ')}": {n[5:]: c} for n, c in columns.items() if n.startswith("loss_")},
         "learning rate": {n: c for n, c in columns.items() if n == "learning_rate"},
     }
-    return [_history_chart(name, lines) for name, lines in groups.items() if any(lines.values())]
+    return [_history_chart(name, lines) for name, lines in groups.items() if lines]
 
 
 def _history_chart(name: str, lines: Mapping[str, charts.Points]) -> dict[str, Any]:

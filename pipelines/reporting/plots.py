@@ -29,7 +29,7 @@ def write(
     *,
     headline: str,
     metrics: Mapping[str, Mapping[str, Any]],
-    history: Mapping[str, Sequence[float]],
+    history: Mapping[str, Sequence[float | None]],
     names: Sequence[str],
     confusion: np.ndarray | None,
     precision_recall: Mapping[float, Mapping[str, Sequence[float] | None]],

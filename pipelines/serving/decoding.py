@@ -15,7 +15,6 @@ from pipelines.data.ingest.parallel import LostError, Pool
 from pipelines.serving.answers import Refusal
 
 SECONDS = 20.0  # for one image
-MEMORY = 2 << 30  # bytes for one
 DO = "send the bytes of a PNG, JPEG, BMP, TIFF or WebP file as the body, or as the file of a form"
 
 
@@ -27,7 +26,7 @@ class Decoders:
         self._held = ExitStack()
         self._free: SimpleQueue[Pool] = SimpleQueue()
         for _ in range(count):
-            pool = Pool(partial(_decoded, max_pixels=max_pixels), workers=1, memory=MEMORY, seconds=SECONDS)
+            pool = Pool(partial(_decoded, max_pixels=max_pixels), workers=1, seconds=SECONDS)
             self._free.put(self._held.enter_context(pool))
 
     def close(self) -> None:

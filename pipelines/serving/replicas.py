@@ -73,13 +73,22 @@ def replicas(settings: Settings, *, count: int, wait: float, waiting: int, drain
         )
         try:
             serve.start(proxy_location="Disabled")  # what HTTP brings comes in by our own door
-            handle = serve.run(deployed.bind(settings), name=NAME, route_prefix=None)
+            handle = serve.run(deployed.bind(settings, is_ours()), name=NAME, route_prefix=None)
         except Exception as error:  # Ray raises bare RuntimeErrors here
             raise RunError(f"the replicas did not start: {error}\ndo: see that memory has room for them") from error
         try:
             yield Replicas(handle)
         finally:
-            serve.shutdown() if is_ours() else serve.delete(NAME)
+            serve.delete(NAME)
+
+
+def _listen_on_loopback() -> None:
+    """Serve opens a port of each replica to every interface, for replicas on other machines, and believes whatever
+    comes in by it. On a Ray of our own there are none. Called in the replica's process, before it does so."""
+    from ray.serve._private import replica
+
+    add = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: add(server, address.replace("[::]", "127.0.0.1"))
 
 
 def _replica(max_batch: int, wait: float) -> type:
@@ -87,7 +96,9 @@ def _replica(max_batch: int, wait: float) -> type:
     from ray import serve
 
     class Replica:
-        def __init__(self, settings: Settings):
+        def __init__(self, settings: Settings, alone: bool):
+            if alone:
+                _listen_on_loopback()
             self.segmenter = Segmenter(settings)
 
         async def __call__(self, data: bytes, form: Form) -> Answer:

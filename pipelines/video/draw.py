@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pipelines import files
@@ -51,9 +50,7 @@ def _write(out: Path, name: str, drawn: Movie) -> list[dict[int, np.ndarray]]:
     for k, frame in enumerate(drawn):
         there = np.unique(frame.ids[frame.ids > 0])
         first = there if k == 0 else first
-        parameters = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-        data = cv2.imencode(".jpg", frame.image[..., ::-1], parameters)[1].tobytes()
-        (out / IMAGES / name / f"{k:05}.jpg").write_bytes(data)
+        (out / IMAGES / name / f"{k:05}.jpg").write_bytes(outputs.jpeg(frame.image, QUALITY))
         # DAVIS counts the objects of the first frame, from 1 to their number.
         numbered = np.zeros(256, np.uint8)
         numbered[first] = np.arange(1, first.size + 1)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -15,6 +16,7 @@ from pipelines.data.exports.voc import PALETTE
 from pipelines.errors import DataError
 
 ASKED = "asked.json"
+QUALITY = 85
 
 
 @contextmanager
@@ -68,3 +70,9 @@ def write_ids(path: Path, ids: np.ndarray) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     with files.replacing(path, "wb") as file:
         file.write(data)
+
+
+def jpeg(picture: np.ndarray, quality: int = QUALITY) -> bytes:
+    """uint8[h, w, 3] RGB, encoded."""
+    data: bytes = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    return data

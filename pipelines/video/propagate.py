@@ -69,7 +69,7 @@ def _follow(clip: Clip, out: Path, propagator: Propagator, sheet: Sheet, progres
             outputs.write_ids(folder / f"{name}.png", ids)
             sheet.add(name, image, {int(i): ids == i for i in np.unique(ids) if i})
             progress.update(before + number, clip.name, total=max(progress.total, before + number))
-        outputs.write_bytes(out / f"{clip.name}.jpg", sheet.jpeg())
+        outputs.write_bytes(out / f"{clip.name}.jpg", outputs.jpeg(sheet.picture()))
     return before + number
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import cv2
 import numpy as np
 
 from pipelines.data.classes import color
@@ -11,7 +10,6 @@ from pipelines.reporting import pictures
 
 LARGEST = 320  # pixels of a frame's longer side
 COLUMNS = 4
-QUALITY = 85
 
 
 class Sheet:
@@ -39,11 +37,6 @@ class Sheet:
         return np.concatenate(
             [np.pad(b, ((0, 0), (0, width - b.shape[1]), (0, 0)), constant_values=255) for b in blocks]
         )
-
-    def jpeg(self) -> bytes:
-        parameters = [cv2.IMWRITE_JPEG_QUALITY, QUALITY]
-        data: bytes = cv2.imencode(".jpg", self.picture()[..., ::-1], parameters)[1].tobytes()
-        return data
 
 
 def overlay(image: np.ndarray, objects: Mapping[int, np.ndarray]) -> np.ndarray:

@@ -109,7 +109,7 @@ def run(
             try:
                 sheet = Sheet(pictures)
                 tracks, size = follow(clip, predictor, options, sheet=sheet, progress=progress, **settings)
-                outputs.write_bytes(out / f"{clip.name}.jpg", sheet.jpeg())
+                outputs.write_bytes(out / f"{clip.name}.jpg", outputs.jpeg(sheet.picture()))
                 found = [
                     youtube_vis.result(identity, categories[t.category], t, size)
                     for t in tracks

@@ -7,6 +7,7 @@ import pytest
 from pipelines import environment
 from pipelines.registry import audit, promoting
 from pipelines.registry.audit import Audit, Entry
+from pipelines.registry.versions import Registry
 from tests.registry.line import Line, begun, verdict
 
 environment.prepare()
@@ -48,3 +49,28 @@ def test_of_two_promotions_one_wins_and_the_other_decides_again(line: Line, monk
         (3, "promoted", 2, 1, True), (4, "refused", 3, 2, True),
     ]  # fmt: skip
     assert "semantic.miou 0.6 against the champion's 0.7" in line.decisions()[-1].reason
+
+
+def test_a_promotion_that_wakes_too_late_does_not_undo_another(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands still between its claim and its step, while the other one claims, moves the alias, and is done."""
+    line.add(1, 0.5)
+    line.add(2, 0.7, min_gain=0.9)
+    place, registry = Registry.place, line.registry
+
+    def other(state: promoting.State) -> Entry:
+        about = {"rule": "gain", "reason": "faster", "who": "other", "when": audit.now()}
+        return Entry(what="promoted", version=2, before=state.champion, after=2, **about)
+
+    def overtaken(self: Registry, alias: str, version: int | None) -> None:
+        if alias == "champion":
+            monkeypatch.setattr(Registry, "place", place)
+            promoting.commit(registry, other)
+            assert registry.aliases()["champion"] == 2
+        place(self, alias, version)
+
+    monkeypatch.setattr(Registry, "place", overtaken)
+    line.add(3, 0.6)
+    assert line.aliases() == {"champion": 2, "challenger": 3}
+    assert [(e.what, e.version, e.before, e.done) for e in line.decisions()[2:]] == [
+        ("promoted", 3, 1, True), ("promoted", 2, 3, True),
+    ]  # fmt: skip

@@ -252,6 +252,14 @@ def test_little_or_no_history_and_no_cases(evaluation, history, rendered):
     assert "Training" in Page(rendered("semantic")).text
 
 
+def test_an_epoch_that_was_not_validated_is_no_point(evaluation):
+    """train.validation.every is more than 1."""
+    gaps = {**HISTORY, "val_miou": [None, 0.2, 0.3], "val_pq": [None, None, None]}
+    drawn = {chart["name"]: chart["chart"] for chart in figures.history_charts(gaps)}
+    assert "PQ" not in drawn["on the validation split"], "nothing was measured"
+    assert "Training" in Page(report.render(replace(evaluation("semantic"), history=gaps))).text
+
+
 def test_large_pictures_stay_within_the_bound(classes):
     """Noise is the worst that photographs can be."""
     rng = np.random.default_rng(0)

@@ -200,9 +200,9 @@ def test_things_are_told_apart(browser: Any, tmp_path: Path) -> None:
             assert page.locator("#legend ul .row", has_text="cat").count() == len(cats)
             page.get_by_role("checkbox", name="cat", exact=False).first.uncheck()
             drawn = page.evaluate(
-                "() => [...document.getElementById('masks').getContext('2d').getImageData(0, 0, 512, 512).data]"
+                "() => [...document.getElementById('masks').getContext('2d').getImageData(0, 0, 1024, 1024).data]"
             )
-            seen = np.asarray(drawn, np.uint8).reshape(512, 512, 4)[4::8, 4::8, 3] > 0
+            seen = np.asarray(drawn, np.uint8).reshape(1024, 1024, 4)[8::16, 8::16, 3] > 0
             left = np.zeros((64, 64), bool)
             for segment in answer:
                 if segment["name"] != "cat":

@@ -247,7 +247,7 @@ def killed_after(changes: int, ask: Callable[..., Any], called: list[str]) -> Ca
     return dying
 
 
-@pytest.mark.parametrize("every", [8, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("every", [14, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_a_kill_at_any_step_is_mended_by_the_next_run(line: Line, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At some of the steps, and around the two that count; the slow one goes through all."""
     ask, database = Server.ask, line.root / "mlflow.db"

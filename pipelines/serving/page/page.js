@@ -3,7 +3,8 @@
 // The service's page: an image in, its segments over it, each with its class and score.
 
 const LARGEST = 1600; // pixels of the longer side that are drawn
-const SMALL = 256; // an image below it is shown larger, its pixels kept as blocks
+const SMALL = 512; // up to it, an image is shown larger by a whole number
+const BLOCKS = 128; // up to it, its pixels are kept as blocks
 const STEPS = [0, 0.3, -0.25, 0.5, -0.45, 0.15, -0.12]; // shades of one class's things, as in the reports
 
 const at = (id) => document.getElementById(id);
@@ -154,9 +155,9 @@ function show(bitmap) {
   state.height = Math.max(1, Math.round(height * scale));
   for (const id of ["image", "masks", "mark"]) Object.assign(at(id), { width: state.width, height: state.height });
   const image = at("image").getContext("2d");
-  image.imageSmoothingEnabled = scale <= 1;
+  image.imageSmoothingEnabled = side > BLOCKS;
   if (bitmap) image.drawImage(bitmap, 0, 0, state.width, state.height);
-  at("view").classList.toggle("small", scale > 1);
+  at("view").classList.toggle("blocks", side <= BLOCKS);
 
   const seen = new Map();
   state.segments = state.answer.segments.map((segment) => {
