@@ -4,7 +4,6 @@ Classes keep the colours of their table. What says right or wrong is of Okabe an
 apart for colour-blind eyes; what nobody knows (ignored, void, crowds) is hatched, since any flat grey may be a class.
 """
 
-import base64
 from collections.abc import Sequence
 
 import cv2
@@ -26,7 +25,6 @@ VERDICTS: dict[int, RGB] = {
 }
 HATCH: tuple[RGB, RGB] = ((96, 96, 100), (150, 150, 156))
 TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)  # outlines: sky blue and orange
-FLAT_COLORS = 256
 SMALLEST = 32  # pixels of the image that a crop shows at least
 INK, PAPER = (24, 28, 36), (255, 255, 255)
 
@@ -182,15 +180,6 @@ def outlined(image: np.ndarray, shapes: Sequence[tuple[np.ndarray, RGB]], *, sid
         cv2.drawContours(picture, rims, -1, INK, 4)
         cv2.drawContours(picture, rims, -1, color, 2)
     return picture
-
-
-def data_uri(picture: np.ndarray, *, quality: int = 88) -> str:
-    """WebP: a flat map stays exact and is small, a photograph is as good as the eye asks for."""
-    colors = np.unique(picture.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1]))
-    exact = 101  # above 100 is lossless
-    options = [cv2.IMWRITE_WEBP_QUALITY, exact if colors.size <= FLAT_COLORS else quality]
-    encoded = cv2.imencode(".webp", picture[..., ::-1], options)[1]
-    return f"data:image/webp;base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
 def _around(mask: np.ndarray) -> tuple[int, int, int, int]:
