@@ -41,7 +41,11 @@ class Options:
     most: int
     temperature: float
     snap: float | None  # the IoU from which a segment of the image model is the object; None: never
-    again: float  # the least cosine of two looks from which a lost object is found in a segment
+    again: float | None  # the cosine of two looks from which a segment is an object that was lost; None: never
+
+    @property
+    def asks_model(self) -> bool:
+        return self.snap is not None or self.again is not None
 
 
 class Propagator:
@@ -71,8 +75,8 @@ class Propagator:
         moved = None if self.flow is None else self.flow.step(image)
         if self.ids:
             found = self._carried(image.shape[:2], moved)
-            if self.segments is not None and self.options.snap is not None:
-                found = self._snapped(found, self.segments(image), self.options.snap)
+            if self.segments is not None and self.options.asks_model:
+                found = self._snapped(found, self.segments(image))
             self.probabilities = found
             self._remember(self.recent)
         return self._map(image.shape[:2])
@@ -110,14 +114,15 @@ class Propagator:
         shares: np.ndarray = found / found.sum(axis=0)
         return shares
 
-    def _snapped(self, found: np.ndarray, segments: Sequence[np.ndarray], least: float) -> np.ndarray:
+    def _snapped(self, found: np.ndarray, segments: Sequence[np.ndarray]) -> np.ndarray:
         """Each object that all but is a segment becomes it, and each that is nowhere one that looks like it."""
         ids, masks = found.argmax(axis=0), np.array(segments, bool).reshape(-1, *found.shape[1:])
         objects = found[1:].copy()
-        overlap = overlaps(np.stack([ids == k for k in range(1, len(found))]), masks)
-        for row, k in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
-            if overlap[row, k] >= least:
-                objects[row] = masks[k]
+        if self.options.snap is not None:
+            overlap = overlaps(np.stack([ids == k for k in range(1, len(found))]), masks)
+            for row, k in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
+                if overlap[row, k] >= self.options.snap:
+                    objects[row] = masks[k]
         for row, k in self._again(ids, masks):
             objects[row] = masks[k]
         objects *= 1 / np.maximum(objects.sum(axis=0), 1)  # where two claim a pixel
@@ -128,7 +133,7 @@ class Propagator:
         lost = [row for row in range(len(self.ids)) if not (ids == row + 1).any()]
         covered = (masks & (ids > 0)).sum(axis=(1, 2)) > TAKEN * masks.sum(axis=(1, 2))
         free = np.flatnonzero(~covered)
-        if lost and free.size and self.seen is not None:
+        if self.options.again is not None and self.seen is not None and lost and free.size:
             alike = np.stack([self.looks[self.ids[row]] for row in lost]) @ looks(masks[free], self.seen).T
             for i, j in zip(*linear_sum_assignment(alike, maximize=True), strict=True):
                 if alike[i, j] >= self.options.again:
