@@ -1,11 +1,11 @@
 """Masks that are given once and followed through the frames, without any training: semi-supervised video object
 segmentation on top of an image model.
 
-Two messengers bring each object's mask from what is known to the next frame. Flow carries the frame before, pixel by
-pixel: exact, and unable to let go of what stays behind or is hidden. Resemblance of features carries the frame in which
-the object was given and the last few: coarse, and unable to drift. What both say counts: their probabilities are
-multiplied. Then an object whose mask all but is one of the image model's segments is that segment, which keeps outlines
-sharp over hundreds of frames; and one that is nowhere is a segment that no object has and that looks as it did.
+Resemblance of features carries the labels of the frame in which an object was given and of the last few: coarse, and
+unable to drift for long. Optical flow may carry the frame before as well, pixel by pixel: exact, and unable to let go
+of what is hidden or left behind; then what both say counts, and their probabilities are multiplied. An object whose
+mask all but is one of the image model's segments may be made that segment, and one that is nowhere may be found in a
+segment that no object has and that looks as it did. What each is worth, docs/video.md tells.
 
 Memory does not grow with the video: a few frames' features are kept, and one frame's probabilities.
 """
