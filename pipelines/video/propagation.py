@@ -94,11 +94,11 @@ class Propagator:
         self._remember(self.given)
         return now
 
-    def _carried(self, size: tuple[int, ...], moved: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    def _carried(self, size: tuple[int, ...], moved: np.ndarray | None) -> np.ndarray:
         """float32[k, h, w]: the probabilities of this frame."""
         found = np.ones((len(self.ids) + 1, *size), np.float32)
         if moved is not None:
-            found *= np.stack([warp(p, moved[0]) for p in self.probabilities]).clip(LEAST, 1)
+            found *= np.stack([warp(p, moved) for p in self.probabilities]).clip(LEAST, 1)
         if self.seen is not None and self.options.memory:
             labels = affinity.carry(
                 self.seen,

@@ -125,7 +125,7 @@ class Tracker:
         if moved is not None:
             for track in self.alive:
                 if track.seen == self.frame - 1:  # what is hidden moves with nothing that is seen
-                    track.mask = warp(track.mask.astype(np.float32), moved[0]) > 0.5
+                    track.mask = warp(track.mask.astype(np.float32), moved) > 0.5
 
     def _forget(self) -> None:
         kept = [t for t in self.alive if self.frame - t.seen <= self.options.memory + 1]
