@@ -46,9 +46,7 @@ def space(name: str, values: Any) -> dict[str, Any]:
 
 
 FAULTS = {
-    "unknown section": Fault(
-        {"trian": {}}, r"trian: unknown key, did you mean 'train'\? \(allowed: task, .*video\)"
-    ),
+    "unknown section": Fault({"trian": {}}, r"trian: unknown key, did you mean 'train'\? \(allowed: task, .*video\)"),
     "unknown key": Fault(
         {"train.epoch": 3}, r"train\.epoch: unknown key, did you mean 'epochs'\? \(allowed: epochs, b"
     ),

@@ -1,11 +1,11 @@
 """Videos, on top of a trained image model.
 
-    python -m pipelines.video draw VIDEOS
-    python -m pipelines.video propagate VIDEOS --format davis --out MASKS
-    python -m pipelines.video evaluate MASKS VIDEOS --format davis
-    python -m pipelines.video track VIDEOS/instances.json --format youtube-vis --out TRACKS
-    python -m pipelines.video evaluate TRACKS/results.json VIDEOS/instances.json --format youtube-vis
-    python -m pipelines.video track film.mp4 --out TRACKS
+python -m pipelines.video draw VIDEOS
+python -m pipelines.video propagate VIDEOS --format davis --out MASKS
+python -m pipelines.video evaluate MASKS VIDEOS --format davis
+python -m pipelines.video track VIDEOS/instances.json --format youtube-vis --out TRACKS
+python -m pipelines.video evaluate TRACKS/results.json VIDEOS/instances.json --format youtube-vis
+python -m pipelines.video track film.mp4 --out TRACKS
 """
 
 import argparse

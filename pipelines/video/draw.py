@@ -1,9 +1,9 @@
 """`python -m pipelines.video draw`: moving shapes in the layouts in which videos are published, both at once.
 
-    <out>/JPEGImages/480p/<video>/<frame>.jpg      DAVIS 2017
-    <out>/Annotations/480p/<video>/<frame>.png     the objects of the first frame
-    <out>/ImageSets/2017/val.txt
-    <out>/instances.json                           YouTube-VIS: all objects, whenever they come
+<out>/JPEGImages/480p/<video>/<frame>.jpg      DAVIS 2017
+<out>/Annotations/480p/<video>/<frame>.png     the objects of the first frame
+<out>/ImageSets/2017/val.txt
+<out>/instances.json                           YouTube-VIS: all objects, whenever they come
 """
 
 from collections.abc import Mapping

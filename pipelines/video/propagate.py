@@ -1,7 +1,7 @@
 """`python -m pipelines.video propagate`: the masks that are given, carried through every frame of each video.
 
-    <out>/<video>/<frame>.png     the objects' ids, with DAVIS's palette: what its evaluation reads
-    <out>/<video>.jpg             some frames with their objects
+<out>/<video>/<frame>.png     the objects' ids, with DAVIS's palette: what its evaluation reads
+<out>/<video>.jpg             some frames with their objects
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,9 +1,9 @@
 """`python -m pipelines.video track`: instances of each frame, tied together through every video.
 
-    <out>/results.json      tracks, as YouTube-VIS's evaluation reads them
-    <out>/categories.json   what their category ids mean
-    <out>/tracks/<id>.json  those of each video: what a second run finds done
-    <out>/<video>.jpg       some frames with their tracks
+<out>/results.json      tracks, as YouTube-VIS's evaluation reads them
+<out>/categories.json   what their category ids mean
+<out>/tracks/<id>.json  those of each video: what a second run finds done
+<out>/<video>.jpg       some frames with their tracks
 """
 
 import json
