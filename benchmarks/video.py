@@ -3,8 +3,8 @@
     python benchmarks/video.py [--model results/train] [--videos 4] [--frames 32] [--picture docs/video.jpg]
 
 Propagation is measured by J and F, as DAVIS does; tracking by video AP, as YouTube-VIS does, once of the truth with
-noise (instances missed, moved, mistaken and invented), once of what the model finds. The videos' seed is not the one
-that options were tuned on.
+noise (instances missed, moved, mistaken and invented), once of what the model finds. The videos' seed is another one
+than that on which options were tuned.
 """
 
 import argparse

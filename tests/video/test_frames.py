@@ -10,7 +10,7 @@ import torch
 from pipelines.data.prediction import Instances
 from pipelines.errors import ConfigError
 from pipelines.video import image_model, outputs
-from pipelines.video.detections import detections
+from pipelines.video.detections import detections, looks
 from pipelines.video.features import Features
 from pipelines.video.flow import Flow, warp
 from pipelines.video.sheet import Sheet, overlay
@@ -65,6 +65,7 @@ def test_looks_tell_things_apart_and_the_best_are_kept() -> None:
     alike = kept.looks @ kept.looks.T
     assert alike[1, 2] == pytest.approx(1, abs=1e-5)
     assert alike[0, 1] < 0
+    assert not looks(np.zeros((1, 12, 12), bool), features).any()
     assert detections(found, min_score=0.5, most=1).labels.tolist() == [2]
 
 

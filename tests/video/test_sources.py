@@ -94,6 +94,7 @@ def test_youtube_vos_gives_objects_where_they_come(vos_root: Path) -> None:
     (clip,) = youtube_vos.clips(Tree(str(vos_root)), "valid")
     assert clip.given == {1: "00000", 3: "00010"}
     assert clip.labels("00005") is None
+    assert clip.annotated == ("00000", "00010")
     assert set(np.unique(clip.labels("00010"))) == {0, 1, 3}
 
 
