@@ -16,11 +16,14 @@ from pipelines.stage import Paths, Summary
 
 
 def run(params: Params, paths: Paths, *, model: str | None = None) -> Summary:
+    from pipelines.exporting import table
     from pipelines.exporting.memory import peak
     from pipelines.exporting.run import Settings, export
+    from pipelines.inference import package
     from pipelines.registry.fetch import fetch
 
     source = paths.of("train") if model is None else fetch(model, paths.root).folder
+    table.row_of(package.describe(source))
     files.remove(paths.of("export"))  # an earlier model's would be taken for this one's, should this one fail
     found = export(source, paths.of("ingest"), paths.out, Settings(**params.export.model_dump()))
     for name, side in found["sides"].items():

@@ -76,7 +76,7 @@ def instances(
         crowd = iscrowd is not None and iscrowd[i]
         fill = masks[i] & _stripes(masks[i].shape) if crowd else masks[i]
         picture[fill] = (picture[fill] * 0.4 + np.array(classes[labels[i]].color) * 0.6).astype(np.uint8)
-        picture[rim(masks[i])] = PAPER
+        picture[_rim(masks[i])] = PAPER
     return picture
 
 
@@ -88,7 +88,7 @@ def panoptic(view: Panoptic, classes: Sequence[ClassInfo]) -> np.ndarray:
         nth = seen[label] = seen.get(label, -1) + 1
         table[row] = shade(classes[label].color, nth)
     picture = _hatched(table[view.ids], view.ids == 0)
-    picture[_borders(view.ids)] = PAPER
+    picture[borders(view.ids)] = PAPER
     return picture
 
 
@@ -209,13 +209,13 @@ def _faded(image: np.ndarray) -> np.ndarray:
     return (image * 0.6 + 40).astype(np.uint8)
 
 
-def rim(mask: np.ndarray) -> np.ndarray:
+def _rim(mask: np.ndarray) -> np.ndarray:
     """The mask's outermost pixels."""
     inner: np.ndarray = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
     return np.asarray(mask & ~inner)
 
 
-def _borders(ids: np.ndarray) -> np.ndarray:
+def borders(ids: np.ndarray) -> np.ndarray:
     """Pixels whose right or lower neighbour is of another segment."""
     edge = np.zeros(ids.shape, bool)
     edge[:, :-1] = ids[:, :-1] != ids[:, 1:]

@@ -1,6 +1,7 @@
 """An exported package is the model that it was made of, or there is none."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,15 @@ def test_what_cannot_be_exported_says_why(source, exported, dataset):
         table.row_of({**about, "model": {**about["model"], "crf": {"iterations": 5}}})
     with pytest.raises(DataError, match="this package is an export already"):
         exporting.export(exported[0] / "float32", dataset, exported[0] / "again", SETTINGS)
+
+
+def test_what_cannot_be_exported_does_not_cost_what_was(exported, tmp_path, small):
+    (tmp_path / "results").mkdir()
+    shutil.copytree(exported[0], tmp_path / "results" / "export")
+    paths = Paths(root=tmp_path, out=tmp_path / "out")
+    with pytest.raises(DataError, match="this package is an export already"):
+        run(config.parse(small("semantic")), paths, model="results/export/int8")
+    package.load(tmp_path / "results" / "export" / "int8")
 
 
 @pytest.mark.parametrize(

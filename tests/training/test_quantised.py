@@ -1,4 +1,4 @@
-"""Training for eight bits is training: it learns, it resumes, and workers that share the passes learn the same."""
+"""Training for eight bits is training: it learns, it resumes, and a range is that of all passes."""
 
 import pytest
 import torch
@@ -7,12 +7,13 @@ from pipelines import config
 from pipelines.data.shards import read_manifest
 from pipelines.errors import ConfigError
 from pipelines.inference import package
-from pipelines.models.quantised import Rounded, ranges
+from pipelines.models.quantised import Rounded, RoundedConv2d, ranges
 from pipelines.pixels import Pixels
 from pipelines.training import rebuild
 from pipelines.training.checkpoint import Checkpoints
 from pipelines.training.job import Group, Job
 from pipelines.training.loop import fit
+from pipelines.training.parallel.running_statistics import RunningStatistics
 
 CHANGES = {"model.name": "lraspp", "model.quantize": True, "train.epochs": 3, "train.accumulate": 2}
 
@@ -44,6 +45,24 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_ranges(dataset, small, tmp
     seen = ranges(model)
     assert len(seen) == sum(isinstance(m, Rounded) for m in model.modules()) > 10
     assert all(low <= 0 < high for low, high in seen.values())
+
+
+def test_a_range_is_the_mean_of_what_each_pass_alone_would_leave():
+    """So that workers that share the passes end with one range, whoever saw what."""
+    layer = torch.nn.Conv2d(1, 1, 1)
+    layer.__class__ = RoundedConv2d
+    layer.watch()
+    layer.low.fill_(-1.0)
+    layer.high.fill_(2.0)
+    statistics = RunningStatistics(layer, passes=2, world=1)
+    statistics.begin()
+    layer(torch.tensor([[[[-3.0, 4.0]]]]))
+    statistics.between()
+    assert (layer.low.item(), layer.high.item()) == (-1.0, 2.0)
+    layer(torch.tensor([[[[0.0, 8.0]]]]))
+    statistics.end()
+    assert layer.low.item() == pytest.approx(-1 + 0.05 * (-2.0 + 1.0) / 2)
+    assert layer.high.item() == pytest.approx(2 + 0.05 * (2.0 + 6.0) / 2)
 
 
 def test_what_has_no_eight_bits_is_refused(small):
