@@ -19,15 +19,53 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.data.faults import FaultError
 from pipelines.errors import DataError
 
+HEAD = 16  # bytes that say what a file is
+# How the containers that may be opened begin: FFmpeg would follow what a playlist names, to other files and hosts.
+MAGIC: dict[str, tuple[int, bytes]] = {
+    "MP4 or MOV": (4, b"ftyp"),
+    "old MOV": (4, b"moov"),
+    "MOV, data first": (4, b"mdat"),
+    "MOV, free first": (4, b"wide"),
+    "Matroska or WebM": (0, b"\x1a\x45\xdf\xa3"),
+    "AVI": (8, b"AVI "),
+    "MPEG program": (0, b"\0\0\1\xba"),
+    "MPEG video": (0, b"\0\0\1\xb3"),
+    "MPEG transport": (0, b"\x47"),
+    "Ogg": (0, b"OggS"),
+}
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts")
-CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpeg", "mpegts")
+CONTAINERS = ("mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpeg", "mpegvideo", "mpegts", "ogg")
 OPTIONS = f"protocol_whitelist;file|format_whitelist;{','.join(CONTAINERS)}|threads;1"
 MEMORY = 4 << 30  # bytes of address space
 SECONDS = 60.0  # for one frame
 WHOLE = 0.9  # of the frames that a header announces: those are often a few too many
 CONTEXT = multiprocessing.get_context("spawn")  # no threads, locks or open files are copied
+
+
+def opened(path: str, max_pixels: int) -> Any:
+    """OpenCV's capture of a file. To be called in a process that may die, before it has opened any other: OpenCV reads
+    its options once."""
+    with open(path, "rb") as file:  # noqa: PTH123 - a path as it came
+        head = file.read(HEAD)
+    if not any(head[at : at + len(magic)] == magic for at, magic in MAGIC.values()):
+        raise FaultError("not-an-image", f"not an allowed video (allowed: {', '.join(MAGIC)})")
+    os.environ |= {
+        "OPENCV_FFMPEG_CAPTURE_OPTIONS": OPTIONS,
+        "OPENCV_LOG_LEVEL": "SILENT",
+        "OPENCV_FFMPEG_LOGLEVEL": "-8",
+    }
+    import cv2
+
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    if not capture.isOpened():
+        raise FaultError("corrupt", "corrupt video: it cannot be opened, or its codec is not known")
+    width, height = (int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    if not 0 < width * height <= max_pixels:
+        raise FaultError("too-large", f"pixels {width}x{height} = {width * height} over limit {max_pixels}")
+    return capture
 
 
 def frames(
@@ -87,11 +125,6 @@ def _serve(pipe: Connection, path: str, max_pixels: int, memory: int) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (memory if most == resource.RLIM_INFINITY else min(memory, most), most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.environ |= {
-        "OPENCV_FFMPEG_CAPTURE_OPTIONS": OPTIONS,
-        "OPENCV_LOG_LEVEL": "SILENT",
-        "OPENCV_FFMPEG_LOGLEVEL": "-8",
-    }
     with suppress(BrokenPipeError, ConnectionResetError):  # the parent needs no more
         try:
             _decode(pipe, path, max_pixels)
@@ -102,13 +135,10 @@ def _serve(pipe: Connection, path: str, max_pixels: int, memory: int) -> None:
 def _decode(pipe: Connection, path: str, max_pixels: int) -> None:
     import cv2
 
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
-    if not capture.isOpened():
-        _say(pipe, fault="is no video that can be read")
-        return
-    width, height = (int(capture.get(p)) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-    if not 0 < width * height <= max_pixels:
-        _say(pipe, fault=f"frames of {width}x{height} = {width * height} pixels, allowed: 1 to {max_pixels}")
+    try:
+        capture = opened(path, max_pixels)
+    except FaultError as error:
+        _say(pipe, fault=str(error))
         return
     announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     _say(pipe, announced=int(announced) if 0 < announced < 1 << 31 else 0)

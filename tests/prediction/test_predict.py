@@ -122,7 +122,7 @@ def test_a_panoptic_model_s_results_are_coco_s(here: Path, packages: Callable[[s
     for image, annotation in zip(images.values(), found["annotations"], strict=True):
         expected = predictor.predict([image])[0].panoptic
         info = [(s["id"], s["category_id"], bool(s["iscrowd"])) for s in annotation["segments_info"]]
-        pixels = cv2.imread(str(here / "out/panoptic" / annotation["file_name"]))
+        pixels = cv2.imread(str(here / "out/panoptic" / annotation["file_name"]), cv2.IMREAD_COLOR_RGB)
         runs, wanted = painted(pixels, info), expected.runs()
         assert np.array_equal(runs.start, wanted.start)
         assert np.array_equal(runs.ids, wanted.ids)
