@@ -42,6 +42,17 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         beside.unlink(missing_ok=True)
 
 
+def write_unsynced(path: Path, data: bytes) -> None:
+    """As `replacing`, without waiting for the disk: of many small files, each of which can be made again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Strict JSON: a NaN is an error here, not in the reader."""
     with replacing(path) as file:

@@ -22,7 +22,7 @@ class Propagate(Section):
     most: Positive
     temperature: Above0
     snap: Annotated[float, Field(gt=0, le=1)] | None
-    again: Annotated[float, Field(ge=-1, le=1)]
+    again: Annotated[float, Field(ge=-1, le=1)] | None
 
 
 class Track(Section):

@@ -30,6 +30,7 @@ from pipelines.inference.segments import Found, id_map
 from pipelines.reporting.encoding import jpeg, png
 from pipelines.reporting.overlay import overlay
 
+OURS = ("mark", "stem", "files")  # what the ledger alone is for
 Encoded = Iterator[tuple[str, bytes]]  # path within the folder of results, content
 
 
@@ -54,7 +55,7 @@ class Lines:
     def write(self, rows: Callable[[], Iterator[Mapping[str, Any]]]) -> None:
         with files.replacing(self.path) as file:
             for row in rows():
-                file.write(f"{json.dumps({k: v for k, v in row.items() if k not in ('mark', 'stem')})}\n")
+                file.write(f"{json.dumps({k: v for k, v in row.items() if k not in OURS})}\n")
 
 
 class Coco:

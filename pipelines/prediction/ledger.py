@@ -87,8 +87,19 @@ class Ledger:
                 yield Place(path.name, offset, len(line)), row
                 offset += len(line)
 
+    def is_whole(self, row: Row) -> bool:
+        """Whether the files that a row speaks of are there: a power cut may have kept them from the disk."""
+        return all(_size(self.out / name) == size for name, size in row.get("files", {}).items())
+
     def read(self, place: Place) -> dict[str, Any]:
         with (self.folder / place.part).open("rb") as file:
             file.seek(place.offset)
             found: dict[str, Any] = json.loads(file.read(place.bytes))
         return found
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

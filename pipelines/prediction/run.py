@@ -47,7 +47,7 @@ def predict(listing: Listing, options: Options, *, model: str, workers: int) -> 
     }
     ledger = Ledger(options.out)
     ledger.open(_plain(run))
-    done = {(*key(row), *row["mark"]) for _, row in ledger.rows()}
+    done = {(*key(row), *row["mark"]) for _, row in ledger.rows() if ledger.is_whole(row)}
     jobs = list(_jobs(listing.sources, done, ledger, options))
     (options.out / REPORT).unlink(missing_ok=True)  # a folder without it is not finished
     _work(jobs, listing, ledger, options, workers)

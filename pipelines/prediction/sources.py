@@ -121,7 +121,7 @@ def _add(asked: str, listing: Listing) -> None:
     if is_uri(asked):
         _add_remote(asked, listing)
     elif Path(asked).is_dir():
-        _add_folder(asked, "", listing)
+        _add_folder(asked, listing)
     elif Path(asked).exists():
         listing.sources.append(_file(Path(asked), Path(asked).name))
     elif WILD.search(asked):
@@ -171,7 +171,7 @@ def _add_remote(asked: str, listing: Listing) -> None:
         parent, _, name = path.rpartition("/")
         listing.sources.append(Source(f"s3://{parent}{query}", name, (info.size, info.mtime_ns or 0), name))
     else:
-        _add_folder(f"s3://{path.rstrip('/')}{query}", "", listing)
+        _add_folder(f"s3://{path.rstrip('/')}{query}", listing)
 
 
 def _parted(uri: str) -> tuple[str, str]:
@@ -190,11 +190,11 @@ def _translated(pattern: str) -> str:
     return f"{''.join(parts).removesuffix('/')}\\Z"
 
 
-def _add_folder(root: str, start: str, listing: Listing) -> None:
+def _add_folder(root: str, listing: Listing) -> None:
     tree = Tree(root, what="source")
     listing.faults += tree.faults
     for name, stamp in tree.stamps.items():
         if name.lower().endswith((*IMAGES, *VIDEOS)):
-            listing.sources.append(Source(tree.root, name, stamp, f"{start}{name}"))
+            listing.sources.append(Source(tree.root, name, stamp, name))
         else:
             listing.passed_over.append(f"{tree.root}/{name}")

@@ -153,13 +153,14 @@ class Predicting:
             classes=classes,
             alpha=self.options.alpha,
         )
+        written = {}
         for name in self.options.formats:
             for path, content in FORMATS[name].pictures(result):
-                with files.replacing(self.options.out / path, "wb") as file:
-                    file.write(content)
+                files.write_unsynced(self.options.out / path, content)
+                written[path] = len(content)
         height, width = seen.image.shape[:2]
         listed = [row(each, number, classes) for number, each in enumerate(found, start=1)]
-        return {**seen.about, "height": height, "width": width, "segments": listed}
+        return {**seen.about, "height": height, "width": width, "segments": listed, "files": written}
 
     def _images(self, sources: Sequence[Source]) -> Iterator[_Seen | Row]:
         for source, found in self.decoding.ordered(sources):

@@ -62,8 +62,10 @@ def _folder(model: str, root: Path) -> Fetched:
 
 
 def _holds(folder: Path, weights: str) -> bool:
+    """Whether it was downloaded before: the same number in another registry is another version."""
     try:
-        return bool(package.describe(folder)["weights"]["sha256"] == weights)
+        found: str = package.describe(folder)["weights"]["sha256"]
+        return package.registered(folder).identify(found) == weights
     except DataError:
         return False
 
@@ -74,12 +76,11 @@ def _download(server: Server, name: str, number: str, folder: Path) -> None:
     place = server.get_model_version_download_uri(name, number)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as beside:
-        uri = f"{place}/{WITHIN}"
-        server.ask(download_artifacts, artifact_uri=uri, dst_path=beside, tracking_uri=server.uri)
+        found = server.ask(
+            download_artifacts, artifact_uri=f"{place}/{WITHIN}", dst_path=beside, tracking_uri=server.uri
+        )
         files.remove(folder)
-        Path(beside, WITHIN).replace(folder) if Path(beside, WITHIN).is_dir() else Path(
-            beside, Path(WITHIN).name
-        ).replace(folder)
+        Path(found).replace(folder)
 
 
 def _metrics(path: Path) -> dict[str, Any]:

@@ -22,7 +22,6 @@
   more.addEventListener("click", () => { room += page; show(); });
   for (const button of section.querySelectorAll("button[data-kind]")) button.addEventListener("click", () => {
     for (const select of selects) select.value = button.dataset[select.name] ?? "";
-    for (const select of selects) if (select.selectedIndex < 0) select.value = "";
     again();
     form.scrollIntoView({ block: "start" });
     selects[0].focus({ preventScroll: true });

@@ -10,7 +10,7 @@ from pipelines.data.schema import ClassInfo
 from pipelines.metrics import sizes
 from pipelines.metrics.pixel_failures import PixelFailures
 from pipelines.metrics.segment_failures import KINDS, SegmentFailures
-from pipelines.reporting import charts, pictures
+from pipelines.reporting import charts, encoding, pictures
 from pipelines.reporting.content import Failures
 from pipelines.reporting.failures import SEGMENT_KINDS, Failure
 
@@ -21,18 +21,19 @@ WORST = 12  # classes whose wrong pixels are drawn
 
 def section(failures: Failures, shown: Sequence[Failure], classes: Sequence[ClassInfo]) -> dict[str, Any]:
     """What the template draws."""
-    kinds = _kind_names(failures, classes)
+    kinds, table = _kind_names(failures, classes), _table(failures, classes)
+    named = {i for failure in shown for i in _classes_of(failure)} | {i for i, _, _ in table}
     return {
         "of_pixels": isinstance(failures, PixelFailures),
         "kinds": kinds,
         "meanings": {} if isinstance(failures, PixelFailures) else dict(SEGMENT_KINDS.values()),
-        "table": _table(failures, classes),
+        "table": table,
         "total": len(failures.rows()[0]),
         "charts": drawn(failures, classes),
         "sizes": {name: (str(i), str(i)) for i, name in enumerate(sizes.NAMES)},
         "coco": {name: " ".join(str(i) for i in range(first, last + 1)) for name, (first, last) in sizes.COCO.items()},
         "size_names": sizes.NAMES,
-        "classes": [(i, c) for i, c in enumerate(classes) if any(i in _classes_of(f) for f in shown)],
+        "classes": [(i, classes[i]) for i in sorted(named)],
         "cards": _cards(shown, classes, kinds),
         "truth": pictures.TRUTH,
         "prediction": pictures.PREDICTION,
@@ -95,7 +96,7 @@ def _cards(shown: Sequence[Failure], classes: Sequence[ClassInfo], kinds: Mappin
     """Until the page is full."""
     cards, room = [], CROP_BYTES
     for failure in shown:
-        uri = pictures.data_uri(failure.crop, quality=QUALITY)
+        uri = encoding.data_uri(failure.crop, quality=QUALITY)
         if (room := room - len(uri)) < 0:
             break
         kind = f"as{failure.predicted}" if failure.kind == "confused" else failure.kind

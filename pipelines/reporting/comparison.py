@@ -4,44 +4,27 @@ The first is what there was (the champion), the second what came (the challenger
 and their intervals are those of a paired bootstrap over images (`pipelines.metrics.paired`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipelines import templates
 from pipelines.config import HEADLINE
-from pipelines.data.prediction import Prediction
 from pipelines.data.schema import ClassInfo
 from pipelines.errors import DataError
 from pipelines.evaluation.evaluator import VIEWS, Records
-from pipelines.evaluation.per_image import PerImage
-from pipelines.loading.batch import decode
 from pipelines.metrics import paired
-from pipelines.reporting import charts, pictures
-from pipelines.reporting.cases import Case, View, views
+from pipelines.reporting import charts, contrasts, pictures
 from pipelines.reporting.charts.differences import Difference
 from pipelines.reporting.content import CARDS, COSTS, PER_CLASS
+from pipelines.reporting.contrasts import Scored, change
+from pipelines.reporting.sides import Side
 
 LEVEL = 0.95
 POINTS = 1500  # images in the chart
-PICTURE_BYTES = 1_500_000  # of all pictures together
-SIDES = (384, 256, 192, 128, 64)
 Interval = tuple[float, float] | None
-Scored = tuple[str, float | None, float | None]  # an image, and what each of the two scores on it
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Side:
-    """One of the two models."""
-
-    name: str  # "version 3"
-    metrics: Mapping[str, Mapping[str, Any]]  # by view, as metrics.json has them
-    images: PerImage
-    predict: Callable[[list[np.ndarray]], list[Prediction]] | None = None  # without it there are no pictures
-    cost: Mapping[str, Any] = field(default_factory=dict)  # as cost.json has it; empty where it is not known
-    identity: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +87,7 @@ def render(
         others=_others(first, second, task),
         images=_images(scored),
         charts=_charts(first, second, task, by_class, scored),
-        pictures=_pictures(first, second, reader, classes, scored, cases),
+        pictures=contrasts.collect(first, second, reader, classes, scored, cases),
         costs=_costs(first.cost, second.cost),
         identities=[
             (k, first.identity.get(k, ""), second.identity.get(k, "")) for k in {**first.identity, **second.identity}
@@ -169,18 +152,13 @@ def _others(first: Side, second: Side, task: str) -> list[tuple[str, list[Row]]]
 
 
 def _images(scored: Sequence[Scored]) -> dict[str, int]:
-    defined = [change for scores in scored if (change := _change(scores)) is not None]
+    defined = [by for scores in scored if (by := change(scores)) is not None]
     return {
-        "better": sum(change > 0 for change in defined),
-        "worse": sum(change < 0 for change in defined),
-        "same": sum(change == 0 for change in defined),
+        "better": sum(by > 0 for by in defined),
+        "worse": sum(by < 0 for by in defined),
+        "same": sum(by == 0 for by in defined),
         "undefined": len(scored) - len(defined),
     }
-
-
-def _change(scores: Scored) -> float | None:
-    _, first, second = scores
-    return None if first is None or second is None else second - first
 
 
 def _charts(
@@ -205,71 +183,6 @@ def _charts(
         else None,
         "shown": len(shown),
     }
-
-
-def _pictures(
-    first: Side,
-    second: Side,
-    reader: Records | None,
-    classes: Sequence[ClassInfo],
-    scored: Sequence[Scored],
-    cases: int,
-) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The images where they differ most, in both directions; as large as PICTURE_BYTES allows."""
-    if reader is None or first.predict is None or second.predict is None:
-        return []
-    changes = [_change(scores) for scores in scored]
-    order = sorted((i for i, change in enumerate(changes) if change), key=lambda i: changes[i] or 0.0)
-    better = [i for i in reversed(order[-cases:]) if (changes[i] or 0.0) > 0] if cases else []
-    worse = [i for i in order[:cases] if (changes[i] or 0.0) < 0]
-    found = {
-        i: [_case(side, reader, i, score) for side, score in zip((first, second), scored[i][1:], strict=True)]
-        for i in better + worse
-    }
-    for largest in SIDES:
-        encoded = {i: _encoded(one, other, classes, largest) for i, (one, other) in found.items()}
-        if sum(case["bytes"] for case in encoded.values()) <= PICTURE_BYTES:
-            break
-    groups = [(f"{second.name} is better", better), (f"{first.name} is better", worse)]
-    return [(title, [encoded[i] for i in those]) for title, those in groups if those]
-
-
-def _case(side: Side, reader: Records, index: int, score: float | None) -> Case:
-    record, wanted = reader[index], side.images.ids[index]
-    if record.id != wanted or side.predict is None:
-        raise DataError(f"image {index} is {record.id}, and was {wanted} when {side.name} was measured")
-    image = decode(record)
-    return Case(kind="", record=record, image=image, prediction=side.predict([image])[0], score=score or 0.0)
-
-
-def _encoded(one: Case, other: Case, classes: Sequence[ClassInfo], largest: int) -> dict[str, Any]:
-    record = one.record
-    size = pictures.display_size(record.height, record.width, largest=largest)
-    shown = dict(_figures(one.image, _own(one, classes, largest), _own(other, classes, largest), size))
-    return {
-        "id": record.id,
-        "first": one.score,
-        "second": other.score,
-        "change": other.score - one.score,
-        "size": size,
-        "enlarged": size[0] > record.height,
-        "figures": shown,
-        "bytes": sum(len(uri) for uri, _ in shown.values()),
-    }
-
-
-def _own(case: Case, classes: Sequence[ClassInfo], largest: int) -> View:
-    """The task's own view."""
-    return next(iter(views(case, classes, largest=largest).values()))
-
-
-def _figures(image: np.ndarray, one: View, other: View, size: tuple[int, int]) -> Iterator[tuple[str, Any]]:
-    yield "image", (pictures.data_uri(pictures.fit(image, size)), ())
-    yield "first", (pictures.data_uri(one.prediction), one.prediction_labels)
-    yield "second", (pictures.data_uri(other.prediction), other.prediction_labels)
-    yield "truth", (pictures.data_uri(one.truth), one.truth_labels)
-    yield "first errors", (pictures.data_uri(one.errors), ())
-    yield "second errors", (pictures.data_uri(other.errors), ())
 
 
 def _costs(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
-"""Pixels as the bytes of a file."""
+"""Pixels as the bytes of a file, and as what a page holds of one."""
 
+import base64
 from collections.abc import Sequence
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 from pipelines.data.decode import PNG
 
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 90)
+FLAT_COLORS = 256
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -18,6 +20,14 @@ def png(pixels: np.ndarray) -> bytes:
 def jpeg(pixels: np.ndarray) -> bytes:
     """uint8[h, w, 3] in RGB"""
     return _encoded(".jpg", pixels, JPEG)
+
+
+def data_uri(picture: np.ndarray, *, quality: int = 88) -> str:
+    """WebP: a flat map stays exact and is small, a photograph is as good as the eye asks for."""
+    colors = np.unique(picture.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1]))
+    exact = 101  # above 100 is lossless
+    options = [cv2.IMWRITE_WEBP_QUALITY, exact if colors.size <= FLAT_COLORS else quality]
+    return f"data:image/webp;base64,{base64.b64encode(_encoded('.webp', picture, options)).decode()}"
 
 
 def _encoded(suffix: str, pixels: np.ndarray, options: Sequence[int]) -> bytes:

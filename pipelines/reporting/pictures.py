@@ -4,7 +4,6 @@ Classes keep the colours of their table. What says right or wrong is of Okabe an
 apart for colour-blind eyes; what nobody knows (ignored, void, crowds) is hatched, since any flat grey may be a class.
 """
 
-import base64
 from collections.abc import Sequence
 
 import cv2
@@ -26,7 +25,6 @@ VERDICTS: dict[int, RGB] = {
 }
 HATCH: tuple[RGB, RGB] = ((96, 96, 100), (150, 150, 156))
 TRUTH, PREDICTION = (86, 180, 233), (230, 159, 0)  # outlines: sky blue and orange
-FLAT_COLORS = 256
 SMALLEST = 32  # pixels of the image that a crop shows at least
 INK, PAPER = (24, 28, 36), (255, 255, 255)
 
@@ -78,7 +76,7 @@ def instances(
         crowd = iscrowd is not None and iscrowd[i]
         fill = masks[i] & _stripes(masks[i].shape) if crowd else masks[i]
         picture[fill] = (picture[fill] * 0.4 + np.array(classes[labels[i]].color) * 0.6).astype(np.uint8)
-        picture[rim(masks[i])] = PAPER
+        picture[_rim(masks[i])] = PAPER
     return picture
 
 
@@ -90,7 +88,7 @@ def panoptic(view: Panoptic, classes: Sequence[ClassInfo]) -> np.ndarray:
         nth = seen[label] = seen.get(label, -1) + 1
         table[row] = shade(classes[label].color, nth)
     picture = _hatched(table[view.ids], view.ids == 0)
-    picture[_borders(view.ids)] = PAPER
+    picture[borders(view.ids)] = PAPER
     return picture
 
 
@@ -184,15 +182,6 @@ def outlined(image: np.ndarray, shapes: Sequence[tuple[np.ndarray, RGB]], *, sid
     return picture
 
 
-def data_uri(picture: np.ndarray, *, quality: int = 88) -> str:
-    """WebP: a flat map stays exact and is small, a photograph is as good as the eye asks for."""
-    colors = np.unique(picture.reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1]))
-    exact = 101  # above 100 is lossless
-    options = [cv2.IMWRITE_WEBP_QUALITY, exact if colors.size <= FLAT_COLORS else quality]
-    encoded = cv2.imencode(".webp", picture[..., ::-1], options)[1]
-    return f"data:image/webp;base64,{base64.b64encode(encoded.tobytes()).decode()}"
-
-
 def _around(mask: np.ndarray) -> tuple[int, int, int, int]:
     """Top, left, bottom, right of a square around what is set, with a margin; within the image, so less than a square
     where that is narrow."""
@@ -220,13 +209,13 @@ def _faded(image: np.ndarray) -> np.ndarray:
     return (image * 0.6 + 40).astype(np.uint8)
 
 
-def rim(mask: np.ndarray) -> np.ndarray:
+def _rim(mask: np.ndarray) -> np.ndarray:
     """The mask's outermost pixels."""
     inner: np.ndarray = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
     return np.asarray(mask & ~inner)
 
 
-def _borders(ids: np.ndarray) -> np.ndarray:
+def borders(ids: np.ndarray) -> np.ndarray:
     """Pixels whose right or lower neighbour is of another segment."""
     edge = np.zeros(ids.shape, bool)
     edge[:, :-1] = ids[:, :-1] != ids[:, 1:]

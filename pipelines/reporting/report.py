@@ -12,7 +12,7 @@ from pipelines.config import HEADLINE
 from pipelines.data.schema import ClassInfo
 from pipelines.evaluation.evaluator import VIEWS
 from pipelines.metrics.instance import CONFIDENT
-from pipelines.reporting import browsing, charts, figures, pictures
+from pipelines.reporting import browsing, charts, encoding, figures, pictures
 from pipelines.reporting.cases import Case, views
 from pipelines.reporting.content import CARDS, COSTS, PER_CLASS, Evaluation
 
@@ -84,12 +84,12 @@ def pictures_within(shown: Sequence[Case], classes: Sequence[ClassInfo]) -> dict
 def _case(case: Case, classes: Sequence[ClassInfo], largest: int) -> dict[str, Any]:
     record = case.record
     size = pictures.display_size(record.height, record.width, largest=largest)
-    image = pictures.data_uri(pictures.fit(case.image, size))
+    image = encoding.data_uri(pictures.fit(case.image, size))
     shown = {
         view: {
-            "truth": (pictures.data_uri(v.truth), v.truth_labels),
-            "prediction": (pictures.data_uri(v.prediction), v.prediction_labels),
-            "errors": (pictures.data_uri(v.errors), ()),
+            "truth": (encoding.data_uri(v.truth), v.truth_labels),
+            "prediction": (encoding.data_uri(v.prediction), v.prediction_labels),
+            "errors": (encoding.data_uri(v.errors), ()),
         }
         for view, v in views(case, classes, largest=largest).items()
     }

@@ -1,15 +1,30 @@
 """A side of a comparison, from a model's package and what was kept of its evaluation."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from pipelines.data.prediction import Prediction
 from pipelines.errors import MasklineError
 from pipelines.evaluation.evaluator import Records
 from pipelines.evaluation.per_image import PerImage
 from pipelines.inference import cost
 from pipelines.inference.predictor import Predictor
 from pipelines.loading.batch import decode
-from pipelines.reporting.comparison import Side
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Side:
+    """One of the two models."""
+
+    name: str  # "version 3"
+    metrics: Mapping[str, Mapping[str, Any]]  # by view, as metrics.json has them
+    images: PerImage
+    predict: Callable[[list[np.ndarray]], list[Prediction]] | None = None  # without it there are no pictures
+    cost: Mapping[str, Any] = field(default_factory=dict)  # as cost.json has it; empty where it is not known
+    identity: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure(

@@ -79,7 +79,7 @@ def propagate(arguments: argparse.Namespace, params: config.Params) -> dict[str,
     stride = asked.pop("stride")
     options = Options(**asked)
     clips = _clips(arguments, params)
-    predictor = image_model.load(arguments.model) if options.memory or options.snap is not None else None
+    predictor = image_model.load(arguments.model) if options.memory or options.asks_model else None
     return propagate.run(
         clips,
         arguments.out,

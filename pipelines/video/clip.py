@@ -21,6 +21,7 @@ class Clip:
     name: str  # what its results are called: a folder's name, or several with slashes
     names: tuple[str, ...] = ()  # of its frames; none where a file does not say how many there are
     frames: Callable[[], Frames]  # name, uint8[h, w, 3] RGB of each
+    annotated: tuple[str, ...] = ()  # those of them that have labels
     labels: Callable[[str], np.ndarray | None] = _unlabelled  # a frame's name -> [h, w] of objects' ids, 0 for none
     given: Mapping[int, str] = field(default_factory=dict)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipelines.data.prediction import Instances
@@ -32,13 +33,15 @@ def detections(found: Instances, *, min_score: float, most: int, features: Tenso
 
 
 def looks(masks: np.ndarray, features: Tensor | None) -> np.ndarray:
-    """Each mask's mean feature, less the frame's: what tells it from its surroundings."""
+    """Each mask's mean feature, less the frame's: what tells it from its surroundings. One without a pixel has no look
+    (zeros, which are like nothing)."""
     if features is None or not len(masks):
         return np.zeros((len(masks), 0), np.float32)
     channels, height, width = features.shape
     small = [cv2.resize(m.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) for m in masks]
     weights = torch.from_numpy(np.stack(small)).flatten(1)
     flat = features.flatten(1)
-    pooled = weights @ flat.T / weights.sum(dim=1, keepdim=True).clamp(min=1e-6) - flat.mean(dim=1)
-    found: np.ndarray = torch.nn.functional.normalize(pooled, dim=1).numpy()
+    areas = weights.sum(dim=1, keepdim=True)
+    pooled = weights @ flat.T / areas.clamp(min=1e-6) - flat.mean(dim=1)
+    found: np.ndarray = (F.normalize(pooled, dim=1) * (areas > 0)).numpy()
     return found.reshape(-1, channels)

@@ -20,17 +20,15 @@ TRACKS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar1", "ar1
 def objects(results: Tree, clips: Sequence[Clip]) -> dict[str, Any]:
     """`results`: <video>/<frame>.png of each annotated frame but a video's first and last, where none counts."""
     metrics, faults = VideoObjectMetrics(), Faults()
-    annotated = {clip.name: [n for n in clip.names if clip.labels(n) is not None] for clip in clips}
     for clip in clips:
-        for name in annotated[clip.name][1:-1]:
+        for name in clip.annotated[1:-1]:
             with faults.of(_file(clip, name)):
                 results.check(_file(clip, name))
     faults.check(f"{results.root} lacks results")
     with Progress("evaluate", len(clips), "videos") as progress:
         for number, clip in enumerate(clips, start=1):
-            names = annotated[clip.name]
-            given = {i: names.index(frame) for i, frame in clip.given.items()}
-            metrics.update(clip.name, given, _pairs(clip, names, results), count=len(names))
+            given = {i: clip.annotated.index(frame) for i, frame in clip.given.items()}
+            metrics.update(clip.name, given, _pairs(clip, results), count=len(clip.annotated))
             progress.update(number, clip.name)
     return metrics.compute()
 
@@ -50,11 +48,11 @@ def table(metrics: dict[str, Any], scores: Sequence[str]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (scores, ["---"] * len(scores), values))
 
 
-def _pairs(clip: Clip, names: Sequence[str], results: Tree) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for name in names:
+def _pairs(clip: Clip, results: Tree) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for name in clip.annotated:
         truth, file = clip.labels(name), _file(clip, name)
-        if truth is None:  # it was there when the names were taken
-            continue
+        if truth is None:
+            raise ValueError(f"{clip.name}: {name} is said to be annotated")
         with stills.saying(f"{results.root}/{file}"):
             found = results.files.mask(file) if file in results else np.zeros_like(truth)
             if found.shape != truth.shape:

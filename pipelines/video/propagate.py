@@ -55,8 +55,8 @@ def _propagator(options: Options, predictor: Predictor | None, stride: int) -> P
         return Propagator(options)
     return Propagator(
         options,
-        features=image_model.features(predictor, stride) if options.memory else None,
-        segments=partial(image_model.segments, predictor) if options.snap is not None else None,
+        features=image_model.features(predictor, stride),
+        segments=partial(image_model.segments, predictor) if options.asks_model else None,
     )
 
 

@@ -1,11 +1,11 @@
 """Masks that are given once and followed through the frames, without any training: semi-supervised video object
 segmentation on top of an image model.
 
-Two messengers bring each object's mask from what is known to the next frame. Flow carries the frame before, pixel by
-pixel: exact, and unable to let go of what stays behind or is hidden. Resemblance of features carries the frame in which
-the object was given and the last few: coarse, and unable to drift. What both say counts: their probabilities are
-multiplied. Then an object whose mask all but is one of the image model's segments is that segment, which keeps outlines
-sharp over hundreds of frames; and one that is nowhere is a segment that no object has and that looks as it did.
+Resemblance of features carries the labels of the frame in which an object was given and of the last few: coarse, and
+unable to drift for long. Optical flow may carry the frame before as well, pixel by pixel: exact, and unable to let go
+of what is hidden or left behind; then what both say counts, and their probabilities are multiplied. An object whose
+mask all but is one of the image model's segments may be made that segment, and one that is nowhere may be found in a
+segment that no object has and that looks as it did. What each is worth, docs/video.md tells.
 
 Memory does not grow with the video: a few frames' features are kept, and one frame's probabilities.
 """
@@ -41,7 +41,11 @@ class Options:
     most: int
     temperature: float
     snap: float | None  # the IoU from which a segment of the image model is the object; None: never
-    again: float  # the least cosine of two looks from which a lost object is found in a segment
+    again: float | None  # the cosine of two looks from which a segment is an object that was lost; None: never
+
+    @property
+    def asks_model(self) -> bool:
+        return self.snap is not None or self.again is not None
 
 
 class Propagator:
@@ -71,8 +75,8 @@ class Propagator:
         moved = None if self.flow is None else self.flow.step(image)
         if self.ids:
             found = self._carried(image.shape[:2], moved)
-            if self.segments is not None and self.options.snap is not None:
-                found = self._snapped(found, self.segments(image), self.options.snap)
+            if self.segments is not None and self.options.asks_model:
+                found = self._snapped(found, self.segments(image))
             self.probabilities = found
             self._remember(self.recent)
         return self._map(image.shape[:2])
@@ -90,11 +94,11 @@ class Propagator:
         self._remember(self.given)
         return now
 
-    def _carried(self, size: tuple[int, ...], moved: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+    def _carried(self, size: tuple[int, ...], moved: np.ndarray | None) -> np.ndarray:
         """float32[k, h, w]: the probabilities of this frame."""
         found = np.ones((len(self.ids) + 1, *size), np.float32)
         if moved is not None:
-            found *= np.stack([warp(p, moved[0]) for p in self.probabilities]).clip(LEAST, 1)
+            found *= np.stack([warp(p, moved) for p in self.probabilities]).clip(LEAST, 1)
         if self.seen is not None and self.options.memory:
             labels = affinity.carry(
                 self.seen,
@@ -110,14 +114,15 @@ class Propagator:
         shares: np.ndarray = found / found.sum(axis=0)
         return shares
 
-    def _snapped(self, found: np.ndarray, segments: Sequence[np.ndarray], least: float) -> np.ndarray:
+    def _snapped(self, found: np.ndarray, segments: Sequence[np.ndarray]) -> np.ndarray:
         """Each object that all but is a segment becomes it, and each that is nowhere one that looks like it."""
         ids, masks = found.argmax(axis=0), np.array(segments, bool).reshape(-1, *found.shape[1:])
         objects = found[1:].copy()
-        overlap = overlaps(np.stack([ids == k for k in range(1, len(found))]), masks)
-        for row, k in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
-            if overlap[row, k] >= least:
-                objects[row] = masks[k]
+        if self.options.snap is not None:
+            overlap = overlaps(np.stack([ids == k for k in range(1, len(found))]), masks)
+            for row, k in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
+                if overlap[row, k] >= self.options.snap:
+                    objects[row] = masks[k]
         for row, k in self._again(ids, masks):
             objects[row] = masks[k]
         objects *= 1 / np.maximum(objects.sum(axis=0), 1)  # where two claim a pixel
@@ -128,7 +133,7 @@ class Propagator:
         lost = [row for row in range(len(self.ids)) if not (ids == row + 1).any()]
         covered = (masks & (ids > 0)).sum(axis=(1, 2)) > TAKEN * masks.sum(axis=(1, 2))
         free = np.flatnonzero(~covered)
-        if lost and free.size and self.seen is not None:
+        if self.options.again is not None and self.seen is not None and lost and free.size:
             alike = np.stack([self.looks[self.ids[row]] for row in lost]) @ looks(masks[free], self.seen).T
             for i, j in zip(*linear_sum_assignment(alike, maximize=True), strict=True):
                 if alike[i, j] >= self.options.again:

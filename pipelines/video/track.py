@@ -1,6 +1,7 @@
 """`python -m pipelines.video track`: instances of each frame, tied together through every video.
 
 <out>/results.json      tracks, as YouTube-VIS's evaluation reads them
+<out>/categories.json   what their category ids mean
 <out>/tracks/<id>.json  those of each video: what a second run finds done
 <out>/<video>.jpg       some frames with their tracks
 """
@@ -26,7 +27,7 @@ from pipelines.video.sheet import Sheet
 from pipelines.video.sources import youtube_vis
 from pipelines.video.tracking import Options, Tracker
 
-RESULTS, PARTS = "results.json", "tracks"
+RESULTS, CATEGORIES, PARTS = "results.json", "categories.json", "tracks"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -122,6 +123,8 @@ def run(
         if faults:
             raise DataError(f"{len(faults)} of {len(clips)} videos were not tracked", faults)
         results = [row for identity, _ in clips for row in _read(out / PARTS / f"{identity}.json")]
+        named = [{"id": identity, "name": predictor.classes[k].name} for k, identity in categories.items()]
+        files.write_json(out / CATEGORIES, named)
         files.write_json(out / RESULTS, results)
     return {"videos": len(clips), "new": done, "tracks": len(results)}
 

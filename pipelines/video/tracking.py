@@ -2,7 +2,8 @@
 
 Online, as in MaskTrack R-CNN (Yang et al. 2019) and ByteTrack (Zhang et al. 2022), in two rounds, each the best
 assignment of all at once (the Hungarian method). First the tracks of the frame before, by how much their masks, moved
-with the flow, overlap the new ones, by their look and by their class. Then what is left may be one of those that were
+with the Then what is left may be one of those that were
+lost just now or not long ago, by look, class and how far it can have come.
 lost not long ago, by look, class and how far it can have come. A track's class is what most of its score was given
 to, and its score is the mean of its frames', over `confirm` of them at least: what flashes up once is not believed.
 
@@ -10,6 +11,7 @@ Memory does not grow with the video: a track that was not seen for `memory` fram
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +22,7 @@ from pipelines.video.flow import Flow, warp
 from pipelines.video.overlap import overlaps
 
 NEVER = -1e6  # the worth of a pair that must not be
+LEAST = 1e-6
 SPEED = 0.05  # of the frame's diagonal: how far a thing may go in a frame in which it is not seen
 
 
@@ -45,6 +48,7 @@ class Alive:
     mask: np.ndarray  # bool[h, w] where it was last seen, moved on with the flow
     look: np.ndarray
     seen: int  # the frame in which it was last
+    extent: float = 0.0  # its side at its largest, as a fraction of the frame's diagonal
     score: float = 0.0  # the sum over its frames
     frames: int = 0
     votes: dict[int, float] = field(default_factory=lambda: defaultdict(float))  # class -> score
@@ -56,6 +60,9 @@ class Alive:
     @property
     def center(self) -> np.ndarray:
         return np.argwhere(self.mask).mean(axis=0) if self.mask.any() else np.zeros(2)
+
+
+Worth = Callable[[list[Alive], Detections, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,13 +91,22 @@ class Tracker:
         self._move(image)
         self._forget()
         identities = np.full(len(found), -1, np.int64)
-        recent = [t for t in self.alive if t.seen == self.frame - 1]
-        lost = [t for t in self.alive if t.seen < self.frame - 1]
-        for tracks, worth in ((recent, self._going_on), (lost, self._coming_back)):
-            free = np.flatnonzero(identities < 0)
-            for track, k in _assigned(tracks, free, worth(tracks, found, free)):
-                self._see(track, found, k)
-                identities[k] = track.identity
+        self._assign([t for t in self.alive if t.seen == self.frame - 1], found, identities, self._going_on)
+        if self.options.memory:
+            self._assign([t for t in self.alive if t.seen < self.frame], found, identities, self._coming_back)
+        self._begin(found, identities)
+        return identities
+
+    def _assign(self, tracks: list[Alive], found: Detections, identities: np.ndarray, worth: Worth) -> None:
+        """The pairs that are worth most together, of what has no track yet."""
+        free = np.flatnonzero(identities < 0)
+        values = worth(tracks, found, free)
+        for row, column in zip(*linear_sum_assignment(values, maximize=True), strict=True):
+            if values[row, column] > NEVER:
+                self._see(tracks[row], found, int(free[column]))
+                identities[free[column]] = tracks[row].identity
+
+    def _begin(self, found: Detections, identities: np.ndarray) -> None:
         for k in np.flatnonzero(identities < 0).tolist():
             if found.scores[k] >= self.options.birth and not _covered(found.masks, k, identities):
                 track = Alive(identity=self.born, mask=found.masks[k], look=found.looks[k], seen=self.frame)
@@ -98,7 +114,6 @@ class Tracker:
                 self.alive.append(track)
                 self._see(track, found, k)
                 identities[k] = track.identity
-        return identities
 
     def finish(self) -> list[Ended]:
         """All tracks, in the order of their births."""
@@ -110,7 +125,7 @@ class Tracker:
         if moved is not None:
             for track in self.alive:
                 if track.seen == self.frame - 1:  # what is hidden moves with nothing that is seen
-                    track.mask = warp(track.mask.astype(np.float32), moved[0]) > 0.5
+                    track.mask = warp(track.mask.astype(np.float32), moved) > 0.5
 
     def _forget(self) -> None:
         kept = [t for t in self.alive if self.frame - t.seen <= self.options.memory + 1]
@@ -125,30 +140,27 @@ class Tracker:
         score, look = float(found.scores[k]), found.looks[k]
         track.mask, track.seen = found.masks[k], self.frame
         mixed = track.look * track.frames + look if track.frames else look  # the mean so far
-        track.look = mixed / max(float(np.linalg.norm(mixed)), 1e-6)
+        track.look = mixed / max(float(np.linalg.norm(mixed)), LEAST)
+        side = np.sqrt(np.count_nonzero(track.mask)) / np.hypot(*track.mask.shape)
+        track.extent = max(track.extent, float(side))
         track.score += score
         track.frames += 1
         track.votes[int(found.labels[k])] += score
 
     def _going_on(self, tracks: list[Alive], found: Detections, free: np.ndarray) -> np.ndarray:
-        """float64[tracks, free]: what each pair is worth."""
+        """float64[tracks, free]: what each pair is worth. One that has changed its class must look as it did."""
         overlap = overlaps(np.array([t.mask for t in tracks]), found.masks[free])
-        worth = (
-            overlap + self.options.look * _alike(tracks, found, free) + self.options.label * _same(tracks, found, free)
-        )
-        return np.where(overlap >= self.options.min_overlap, worth, NEVER)
+        alike, same = _alike(tracks, found, free), _same(tracks, found, free)
+        may = (overlap >= self.options.min_overlap) & ((same > 0) | (alike >= self.options.again))
+        return np.where(may, overlap + self.options.look * alike + self.options.label * same, NEVER)
 
     def _coming_back(self, tracks: list[Alive], found: Detections, free: np.ndarray) -> np.ndarray:
+        """The same, of tracks that were lost: the more alike and the nearer, the more it is worth."""
         alike, same = _alike(tracks, found, free), _same(tracks, found, free)
-        reach = np.array([SPEED * (self.frame - t.seen + 1) for t in tracks])[:, None]
+        reach = np.array([SPEED * (self.frame - t.seen) + t.extent for t in tracks])[:, None]
         far = np.array([[_distance(t, found.masks[k]) for k in free] for t in tracks]).reshape(alike.shape)
-        worth = alike + self.options.label * same - far / np.maximum(reach, 1e-6) * self.options.label
-        return np.where((alike >= self.options.again) & (same > 0) & (far <= reach + SPEED), worth, NEVER)
-
-
-def _assigned(tracks: list[Alive], free: np.ndarray, worth: np.ndarray) -> list[tuple[Alive, int]]:
-    rows, columns = linear_sum_assignment(worth, maximize=True)
-    return [(tracks[r], int(free[c])) for r, c in zip(rows, columns, strict=True) if worth[r, c] > NEVER / 2]
+        may = (alike >= self.options.again) & (same > 0) & (far <= reach)
+        return np.where(may, alike - self.options.label * far / np.maximum(reach, LEAST), NEVER)
 
 
 def _alike(tracks: list[Alive], found: Detections, free: np.ndarray) -> np.ndarray:

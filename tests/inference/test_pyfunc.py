@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import tomllib
@@ -326,18 +327,29 @@ print(" ".join(columns), hashlib.sha256(b"".join(said)).hexdigest())
 """
 
 
+def pip_looks_at() -> list[str]:
+    """pip's configuration as options of uv, which reads none."""
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
+    found = re.findall(r"(?m)^\S*\.(index-url|extra-index-url|find-links)='(.*)'$", listed.stdout)
+    places = [(f"--{name}", place) for name, places in found for place in places.split()]
+    return ["--index-strategy", "unsafe-best-match", *(word for option in places for word in option)]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_fresh_environment_of_its_requirements_gives_the_same_bits(folder: Path, tmp_path: Path) -> None:
     """An environment that holds what the model asks for, from wherever pip is told to look, and nothing else."""
     python = tmp_path / "env/bin/python"
     clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    uv = [sys.executable, "-m", "uv", "-q"]
     for command in (
-        [sys.executable, "-m", "venv", str(tmp_path / "env")],
-        [str(python), "-m", "pip", "install", "-q", "--no-compile", "-r", str(folder / "requirements.txt")],
+        [*uv, "venv", "--python", sys.executable, str(tmp_path / "env")],
+        [*uv, "pip", "install", "--python", str(python), *pip_looks_at(), "-r", str(folder / "requirements.txt")],
     ):
         subprocess.run(command, cwd=tmp_path, env=clean, check=True)
-    listed = subprocess.run([str(python), "-m", "pip", "freeze"], env=clean, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        [*uv, "pip", "freeze", "--python", str(python)], env=clean, capture_output=True, text=True, check=True
+    )
     installed = {line.split("==")[0].lower() for line in listed.stdout.splitlines()}
     assert not installed & {"ray", "dvc", "great-expectations", "albumentations", "maskline", "pycocotools"}
     images = []

@@ -11,7 +11,8 @@ from pipelines.evaluation.per_image import PerImage
 from pipelines.metrics import paired
 from pipelines.reporting import charts, comparison
 from pipelines.reporting.charts.differences import Difference
-from pipelines.reporting.comparison import Side, signed
+from pipelines.reporting.comparison import signed
+from pipelines.reporting.sides import Side
 from tests.reporting.test_report import Page
 from tests.scenes import Memory, prediction
 
@@ -195,3 +196,16 @@ def test_the_chart_of_many_images_is_bounded(page, monkeypatch):
     found = Page(page("semantic", reader=None))
     assert 0 < len([c for c in found.all("circle") if "point" in c["class"]]) <= 3
     assert "of them are drawn" in found.text
+
+
+def test_the_chart_of_images_reaches_around_all_of_them():
+    """Whatever the scores are, each spot is between the axes, and above the diagonal where the second is better."""
+    for points in ([("a", 0.31, 0.42), ("b", 0.42, 0.35)], [("a", 1.0, 0.95)], [("a", 0.0, 0.0)], [("a", 0.5, 0.5)]):
+        found = Page(charts.against(points, title="t", x="x", y="y"))
+        (line,) = [at for at in found.all("line") if at["class"] == "equal"]
+        for spot, (_, one, other) in zip(found.all("circle"), points, strict=True):
+            x, y = float(spot["cx"]), float(spot["cy"])
+            assert float(line["x1"]) <= x <= float(line["x2"])
+            assert float(line["y2"]) <= y <= float(line["y1"])
+            above = float(line["y1"]) - (x - float(line["x1"])) - y
+            assert (above > 0.2) == (other > one)

@@ -4,6 +4,8 @@ commands run."""
 import itertools
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -41,8 +43,17 @@ def test_commands_exist(command: list[str]) -> None:
         assert command[1] in targets
     elif command[:3] == ["dvc", "exp", "run"]:
         config.parse(config.merge(config.read(ROOT / "params.yaml"), overrides(command)))
+    elif command[:2] == ["python", "-m"]:
+        module, *words = command[2:]
+        sub = words[:1] if words and not words[0].startswith("-") else []  # a subcommand has a help of its own
+        asked = [sys.executable, "-m", module, *sub, "--help"]
+        said = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert all(word in said for word in words if word.startswith("--"))
     elif command[0] == "python":
         assert (ROOT / command[1]).is_file()
+    elif command[0] == "curl":
+        port = config.read(ROOT / "params.yaml")["serve"]["port"]
+        assert command[-1] == f"http://127.0.0.1:{port}/predict"
     elif command[0] == "ray":
         assert command[1:4] == ["job", "submit", "--"], "which tests/workflow/test_jobs.py runs"
     else:

@@ -1,6 +1,7 @@
 """Two models on the same images, a spot each."""
 
 from collections.abc import Sequence
+from math import floor
 
 from markupsafe import Markup, escape
 
@@ -8,14 +9,19 @@ from pipelines.reporting.charts.svg import grid, number, svg, text
 
 
 def against(points: Sequence[tuple[str, float, float]], *, title: str, x: str, y: str) -> Markup:
-    """(image, score of one, score of the other), both 0..1: above the diagonal the other is better."""
+    """(image, score of one, score of the other), both 0..1: above the diagonal the other is better. The axes reach from
+    tenth to tenth around all of them."""
     side, left, top = 320, 40, 22
     base = top + side
+    values = [value for _, *scores in points for value in scores]
+    low, high = floor(min(values) * 10) / 10, min(floor(max(values) * 10) / 10 + 0.1, 1.0)
+    low = min(low, high - 0.1)
 
     def place(p: tuple[float, float]) -> tuple[float, float]:
-        return left + p[0] * side, base - p[1] * side
+        u, v = ((value - low) / (high - low) for value in p)
+        return left + u * side, base - v * side
 
-    parts = [*grid(place, (0, 1), (0, 1)), text(left, 12, y, "start"), text(left + side, base + 30, x, "end")]
+    parts = [*grid(place, (low, high), (low, high)), text(left, 12, y, "start"), text(left + side, base + 30, x, "end")]
     parts.append(f'<line class="equal" x1="{left}" y1="{base}" x2="{left + side}" y2="{top}"/>')
     for name, one, other in points:
         u, v = place((one, other))

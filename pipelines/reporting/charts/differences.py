@@ -24,7 +24,7 @@ class Difference:
         return self.interval is not None and not self.interval[0] <= 0 <= self.interval[1]
 
 
-def differences(rows: Sequence[Difference], *, title: str, width: int = 560) -> Markup:
+def differences(rows: Sequence[Difference], *, title: str, width: int = 470) -> Markup:
     """From the top down, each with its interval as a whisker; pale, where that holds 0."""
     left = 12 + min(max(len(row.name) for row in rows), 24) * 6.8
     low = min(0.0, *(v for row in rows for v in (row.value, *(row.interval or ()))))

@@ -55,6 +55,7 @@ def _clip(tree: Tree, video: str, frames: dict[str, str], annotated: dict[str, s
         name=video,
         names=tuple(frames),
         frames=lambda: stills.read(tree, frames),
+        annotated=tuple(name for name in frames if name in annotated),
         labels=labels,
         given=dict.fromkeys(range(1, int(0 if start is None else start.max()) + 1), first),
     )

@@ -49,14 +49,14 @@ class Movie:
         for k in range(self.frames):
             # The same numbers for every frame: what is not moved is the same.
             image, _ = ground(np.random.default_rng((*self.seed, 2)), inland, levels, self.layout.difficulty)
-            layout = replace(self.layout, items=tuple(self._at(k)))
+            layout = replace(self.layout, items=tuple(self.items(k)))
             patches, groups = place(layout)
             image = paint(np.random.default_rng((*self.seed, 3)), image, patches, layout)
             noise = np.random.default_rng((*self.seed, 4, k)).standard_normal(image.shape, np.float32)
             image = np.clip(image + 255 * FLICKER * noise + 0.5, 0, 255).astype(np.uint8)
             yield Drawn(image=image, ids=_ids(groups))
 
-    def _at(self, k: int) -> Iterator[Item]:
+    def items(self, k: int) -> Iterator[Item]:
         """Those that reach into the frame."""
         height, width = self.layout.height, self.layout.width
         for item, (dx, dy, turn, pace, phase) in zip(self.layout.items, self.motion, strict=True):

@@ -6,7 +6,7 @@ Segmentations are polygons or run lengths, as in COCO. What is wrong is said for
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
@@ -22,7 +22,7 @@ from pipelines.data.formats.coco_json import pixels
 from pipelines.data.tracks import Track
 from pipelines.data.tree import Tree
 from pipelines.errors import DataError, bounded
-from pipelines.video.clip import Clip
+from pipelines.video.clip import Clip, Frames
 from pipelines.video.sources import stills
 
 Id = Annotated[int, Field(strict=True)]
@@ -79,11 +79,6 @@ class Truth:
     def names(self) -> list[str]:
         return [category.name for category in self.file.categories]
 
-    @property
-    def rows(self) -> dict[int, int]:
-        """Category id -> row."""
-        return {category.id: row for row, category in enumerate(self.file.categories)}
-
 
 def read(data: bytes, name: str) -> Truth:
     file: File = _parsed(TypeAdapter(File), data, name)
@@ -116,7 +111,7 @@ def clips(tree: Tree, truth: Truth, folder: str) -> list[tuple[Video, Clip]]:
     return found
 
 
-def _frames(tree: Tree, names: Mapping[str, str]) -> Any:
+def _frames(tree: Tree, names: Mapping[str, str]) -> Callable[[], Frames]:
     return lambda: stills.read(tree, names)
 
 
@@ -129,7 +124,7 @@ def _parsed(adapter: TypeAdapter[Any], data: bytes, name: str) -> Any:
         raise DataError(f"{name} cannot be read: {error}", do="fetch it again") from None
 
 
-def _tracks(file: File, rows: Sequence[Any], name: str, score: Any) -> dict[int, list[Track]]:
+def _tracks(file: File, rows: Sequence[Any], name: str, score: Callable[[Any], float]) -> dict[int, list[Track]]:
     videos = {video.id: video for video in file.videos}
     categories = {category.id: row for row, category in enumerate(file.categories)}
     faults: list[str] = []
@@ -169,7 +164,3 @@ def _mask(segmentation: list[Any] | dict[str, Any] | None, video: Video) -> np.n
         return None
     counts = pixels(segmentation, video.height, video.width).counts
     return counts if rle.area(counts) else None
-
-
-def by_video(tracks: Mapping[int, Sequence[Track]], file: File) -> Iterator[tuple[Video, Sequence[Track]]]:
-    return ((video, tracks.get(video.id, ())) for video in file.videos)

@@ -70,4 +70,11 @@ def _clip(tree: Tree, video: str, frames: dict[str, str], annotated: dict[str, s
             ids = tree.files.mask(annotated[frame])
         return np.where(np.isin(ids, list(given)), ids, 0).astype(np.uint8)
 
-    return Clip(name=video, names=tuple(frames), frames=lambda: stills.read(tree, frames), labels=labels, given=given)
+    return Clip(
+        name=video,
+        names=tuple(frames),
+        frames=lambda: stills.read(tree, frames),
+        annotated=tuple(name for name in frames if name in annotated),
+        labels=labels,
+        given=given,
+    )
