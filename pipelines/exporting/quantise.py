@@ -5,8 +5,8 @@ from what calibration has seen of it. Quantised are the layers that multiply wei
 between them, where a map would go back to float32 only to be quantised again.
 
 Kept in float32, by rule: the first layers, whose input is the image, and the last ones, whose output is the answer
-(there an error meets the prediction undiminished); products of two activations (attention); everything else, among it
-softmax, norms and interpolated scores.
+(there an error meets the prediction undiminished); products of two activations (attention); what is computed of the
+image's size alone; everything else, among it softmax, norms and interpolated scores.
 """
 
 import ast
@@ -131,7 +131,19 @@ def kept(graph: onnx.GraphProto) -> set[str]:
     outputs = [output.name for output in graph.output]
     last = _nearest(outputs, lambda name: [by_output[name]] if name in by_output else [], lambda n: n.input, weights)
     constant = {n.name for n in graph.node if n.op_type == "Add" and weights & {*n.input}}  # a bias, a position
-    return first | last | constant
+    return first | last | constant | ({node.name for node in graph.node} - _maps(readers))
+
+
+def _maps(readers: Mapping[str, list[onnx.NodeProto]]) -> set[str]:
+    """The nodes that compute something of the image, and not of its size alone: a size that was rounded to what
+    calibration has seen would be none."""
+    found, todo = set[str](), [INPUT]
+    while todo:
+        for node in readers.get(todo.pop(), []):
+            if node.name not in found and node.op_type != "Shape":
+                found.add(node.name)
+                todo += node.output
+    return found
 
 
 def _nearest(

@@ -93,6 +93,15 @@ def test_the_graph_gives_what_the_network_gives(source, exported):
     assert_same_outputs(package.load(source), package.load(exported[0] / "float32"))
 
 
+def test_eight_bits_know_sizes_that_calibration_has_not_seen(exported):
+    """Maps go beyond the ranges that were seen in small images, and are cut off there; their sizes are not."""
+    float32, int8 = (package.load(exported[0] / precision) for precision in ("float32", "int8"))
+    for shape in ((1, 3, 160, 224), (2, 3, 320, 96)):
+        wanted, found = raw(float32, shape)["semantic"], raw(int8, shape)["semantic"]
+        assert found.shape == wanted.shape
+        assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.9
+
+
 def test_an_exported_package_is_asked_as_its_original_is(source, exported, dataset):
     original, graph = package.load(source), package.load(exported[0] / "float32")
     images = [np.random.default_rng(i).integers(0, 256, (50 + i, 70, 3), np.uint8) for i in range(3)]
@@ -284,8 +293,8 @@ def test_metrics_that_are_undefined_on_one_side_differ(original, found, size):
 
 
 def test_layers_are_kept_by_where_they_stand():
-    """images -> a -> b -> c -> out, and beside it a -> d -> aside, as large as b: a sees the image, c and d are
-    answers."""
+    """images -> a -> b -> c -> out, and beside it a -> d -> aside, twice as large as b: a sees the image, c and
+    d are answers, and how large b is, is no map."""
     node, tensor = onnx.helper.make_node, onnx.helper.make_tensor_value_info
     nodes = [
         node("Mul", [INPUT, "k"], ["scaled"], "scale"),
@@ -294,7 +303,10 @@ def test_layers_are_kept_by_where_they_stand():
         node("Conv", ["ar", "wb"], ["b"], "b"),
         node("Conv", ["b", "wc"], ["c"], "c"),
         node("Sigmoid", ["c"], ["out"], "sigmoid"),
-        node("Shape", ["b"], ["size"], "size"),
+        node("Shape", ["b"], ["whole"], "whole"),
+        node("Cast", ["whole"], ["float"], "float", to=onnx.TensorProto.FLOAT),
+        node("Add", ["float", "float"], ["twice"], "twice"),
+        node("Cast", ["twice"], ["size"], "size", to=onnx.TensorProto.INT64),
         node("Conv", ["ar", "wd"], ["small"], "d"),
         node("Expand", ["small", "size"], ["aside"], "expand"),
     ]
@@ -305,7 +317,9 @@ def test_layers_are_kept_by_where_they_stand():
     graph = onnx.helper.make_graph(
         nodes, "g", [tensor(INPUT, floats, None)], [tensor(n, floats, None) for n in ("out", "aside")], weights
     )
-    assert quantise.kept(graph) == {"scale", "a", "c", "sigmoid", "d", "expand"}
+    assert quantise.kept(graph) == {
+        "scale", "a", "c", "sigmoid", "d", "expand", "whole", "float", "twice", "size",
+    }  # fmt: skip
 
 
 ABLE = [name for name, row in table.EXPORTS.items() if not row.refused]
