@@ -27,7 +27,9 @@ from pipelines.pixels import Pixels
 
 OPSET = 20
 LARGEST = 2**31  # bytes of a protocol buffer
-EXAMPLE = (2, 3, 4, 6)  # batch, channels, and a size in strides: no two of them alike, or they would be taken for one
+COARSEST = 128  # the stride of the coarsest map of any model
+EXAMPLE = (2, 3, 2, 3)  # batch, channels, and a size in such strides: a map of one row would be taken for one that is
+# never larger
 AS_THEY_ARE = {"mean": [0.0] * 3, "std": [1 / 255] * 3}  # what a package of a graph does to pixels
 
 
@@ -57,7 +59,7 @@ def graph(predictor: Predictor) -> onnx.ModelProto:
     model = predictor.model
     whole = Whole(model, predictor.pixels).eval()
     batch, channels, *cells = EXAMPLE
-    example = torch.zeros(batch, channels, *(n * max(model.stride, 32) for n in cells))
+    example = torch.zeros(batch, channels, *(n * max(model.stride, COARSEST) for n in cells))
     with torch.no_grad(), exportable(model), quietly():
         whole(example)
         try:
