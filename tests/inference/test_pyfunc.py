@@ -17,7 +17,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from mlflow.exceptions import MlflowException
 from packaging.requirements import Requirement
 from PIL import ExifTags, Image, ImageOps
@@ -25,47 +24,21 @@ from PIL import ExifTags, Image, ImageOps
 from pipelines import environment, files
 from pipelines.data import rle
 from pipelines.data.prediction import Instances, Panoptic, Prediction
-from pipelines.data.schema import ClassInfo
 from pipelines.errors import DataError
 from pipelines.inference import package, pyfunc
 from pipelines.inference.options import Inference
-from pipelines.pixels import Pixels
 from pipelines.registry import publish
+from tests.packages import NETWORKS, PETS, encode, network, picture
 
 environment.prepare()
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 
 REPOSITORY = Path(__file__).parents[2]
-CLASSES = (
-    ClassInfo(name="sky", color=(0, 0, 90), isthing=False),
-    ClassInfo(name="cat", color=(200, 90, 0), isthing=True),
-    ClassInfo(name="dog", color=(0, 90, 0), isthing=True),
-)
-MODELS = {
-    "semantic": {"name": "unet", "encoder": "paper", "channels": 8},
-    "panoptic": {"name": "panoptic_deeplab", "encoder": "resnet10t", "channels": 16},
-}
-
-
-def save(folder: Path, task: str) -> None:
-    """Weights as drawn, with batch norms that have seen pictures: so its predictions have more than one class."""
-    torch.manual_seed(0)
-    model = package.build(task, MODELS[task], CLASSES, Pixels.of([0.5] * 3, [0.5] * 3))
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-    seen = np.stack([picture(seed) for seed in range(4)]).transpose(0, 3, 1, 2)
-    model.train()(torch.tensor(seen).float() / 127.5 - 1)
-    classes = [{"name": c.name, "color": c.color, "isthing": c.isthing} for c in CLASSES]
-    about = {"task": task, "model": MODELS[task], "classes": classes, "mean": [0.5] * 3, "std": [0.5] * 3}
-    package.save(folder, model, {**about, "dataset": {"name": "tiny", "hash": "d" * 64}, "parameters": {}, "epoch": 1})
-
-
 PLAIN = Inference()
 
 
 def published(folder: Path, task: str, asked: Inference = PLAIN) -> Path:
-    save(folder / "train", task)
+    network(folder / "train", task)
     (folder / "metrics.json").write_text('{"semantic": {"miou": NaN}}')  # as it is, whatever it holds
     publish.write(
         folder / "model",
@@ -80,7 +53,7 @@ def published(folder: Path, task: str, asked: Inference = PLAIN) -> Path:
     return folder / "model"
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(scope="module", params=list(NETWORKS))
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return published(tmp_path_factory.mktemp(request.param), request.param)
 
@@ -88,17 +61,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def semantic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return published(tmp_path_factory.mktemp("semantic"), "semantic")
-
-
-def picture(seed: int, height: int = 64, width: int = 64) -> np.ndarray:
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-    return coarse.repeat(8, axis=0).repeat(8, axis=1)
-
-
-def encode(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
-    return file.getvalue()
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -202,7 +164,7 @@ def test_instances_and_segments_in_coco_s_words() -> None:
         masks=np.stack([left, low]), labels=np.array([1, 2]), scores=np.array([0.5, 0.75], np.float32), boxes=boxes
     )
     panoptic = Panoptic(ids=np.where(low, 2, left * 1), labels=np.array([1, 0]), iscrowd=np.zeros(2, bool))
-    row = pyfunc.describe(np.zeros((4, 6, 3)), Prediction(instances=instances, panoptic=panoptic), CLASSES)
+    row = pyfunc.describe(np.zeros((4, 6, 3)), Prediction(instances=instances, panoptic=panoptic), PETS)
     first, second = json.loads(row["instances"])
     assert first == {
         "category": 2,
