@@ -40,7 +40,7 @@ lint: install   ## style, types, import contracts
 
 TEST_PROCESSES ?= 2
 test: install   ## everything that is quick: under 15 minutes on two cores (TEST_PROCESSES=1 to see it in order)
-	@python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	@python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-all: install  ## the slow ones too
 	@python -m pytest -m ''

@@ -38,8 +38,9 @@ class Paths:
         return self.root / "runs"
 
 
-def main(name: str, run: Callable[[config.Params, Paths], Summary]) -> None:
-    """Run a stage of dvc.yaml, and leave the process as `conclude` says."""
+def main(name: str, run: Callable[[config.Params, Paths], Summary], *, called: str = "") -> None:
+    """Run a stage of dvc.yaml, or what is `called` otherwise and writes where that stage does, and leave the process as
+    `conclude` says."""
 
     def work() -> Summary:
         root = Path.cwd()
@@ -52,7 +53,7 @@ def main(name: str, run: Callable[[config.Params, Paths], Summary]) -> None:
             finish()
         return summary
 
-    conclude(name, work, interrupted=f"results/{name} is not to be used")
+    conclude(called or name, work, interrupted=f"results/{name} is not to be used")
 
 
 def conclude(name: str, work: Callable[[], Summary], *, interrupted: str) -> None:

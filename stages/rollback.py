@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--why", required=True, help="goes into the audit")
     parser.add_argument("--to", type=int, metavar="VERSION", help="an earlier champion; else the one before")
     given = parser.parse_args()
-    stage.main("register", partial(run, why=given.why, to=given.to))
+    stage.main("register", partial(run, why=given.why, to=given.to), called="rollback")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ SMALL = {
 MODELS = {"semantic": "unet", "instance": "mask_rcnn", "panoptic": "panoptic_deeplab"}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that on two processes all others run beside them."""
+    items.sort(key=lambda item: item.path.parent.name != "workflow")
+
+
 @pytest.fixture(scope="session")
 def small() -> Callable[..., dict[str, Any]]:
     """small("semantic", {"train.epochs": 3}) -> small parameters for a task, with dotted names set over them."""
