@@ -1,7 +1,7 @@
 """What `predict` costs beside the bare model: the same images, batches and weights, decoded already, nothing written.
 
-    python benchmarks/predict.py [--rounds 7] [--images 128] [--size 256] [--formats coco overlay] [--device cpu]
-        [--package results/train | --model panoptic_deeplab --encoder resnet18]
+    python benchmarks/predict.py [--rounds 7] [--images 256] [--part 64] [--size 256] [--formats coco overlay]
+        [--device cpu] [--package results/train | --model panoptic_deeplab --encoder resnet18]
 
 One worker, as `stages.predict` has them: it reads, decodes (in a process beside it), predicts, encodes, writes and
 commits. Rounds of both take turns; ratios are those of neighbours, of wall time.
@@ -24,9 +24,10 @@ sys.path.insert(0, str(ROOT))
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--part", type=int, default=64)
     parser.add_argument("--package", type=Path, help="a trained model")
     parser.add_argument("--model", default="panoptic_deeplab")
     parser.add_argument("--encoder", default="resnet18")
@@ -90,14 +91,14 @@ def main() -> None:
             batch_size=asked.batch,
             decoders=1,
             device=asked.device,
-            part=64,
+            part=asked.part,
             min_score=0.3,
             alpha=0.5,
             max_pixels=1 << 26,
             frame_step=1,
         )
         task = Predicting(options)
-        jobs = [Job(f"{at:06}", found[at : at + 64]) for at in range(0, len(found), 64)]
+        jobs = [Job(f"{at:06}", found[at : at + asked.part]) for at in range(0, len(found), asked.part)]
         batches = [images[at : at + asked.batch] for at in range(0, len(images), asked.batch)]
 
         def ours() -> None:

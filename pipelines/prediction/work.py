@@ -1,4 +1,4 @@
-"""What one worker does: read, decode, predict, write, commit; the next images are decoded, and the last ones written,
+"""What one worker does: read, decode, predict, write, commit; the next batch is decoded, and the last ones written,
 while the model is at work."""
 
 import shutil
@@ -95,7 +95,7 @@ class Predicting:
     def close(self) -> None:
         self.held.close()
         self.held = ExitStack()
-        for name in ("predictor", "decoding", "writing"):
+        for name in ("predictor", "decoding", "taking", "writing"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -115,6 +115,11 @@ class Predicting:
         return self.held.enter_context(Pool(read, workers=self.options.decoders))
 
     @cached_property
+    def taking(self) -> ThreadPoolExecutor:
+        """Takes what is decoded, so that the processes that decode are never out of work."""
+        return self.held.enter_context(ThreadPoolExecutor(1))
+
+    @cached_property
     def writing(self) -> ThreadPoolExecutor:
         return self.held.enter_context(ThreadPoolExecutor(1))
 
@@ -130,7 +135,10 @@ class Predicting:
                     faults.append(item)
 
         waiting: list[Future[list[Row]]] = []
-        for batch in batches(images(), self.options.batch_size, shape=lambda seen: seen.image.shape):
+        batched = batches(images(), self.options.batch_size, shape=lambda seen: seen.image.shape)
+        upcoming = self.taking.submit(next, batched, None)
+        while (batch := upcoming.result()) is not None:
+            upcoming = self.taking.submit(next, batched, None)
             predictions = self.predictor.predict([seen.image for seen in batch])
             waiting.append(self.writing.submit(self._write, batch, predictions))
             if len(waiting) > WAITING:
@@ -163,9 +171,8 @@ class Predicting:
         return {**seen.about, "height": height, "width": width, "segments": listed, "files": written}
 
     def _images(self, sources: Sequence[Source]) -> Iterator[_Seen | Row]:
-        for source, found in self.decoding.ordered(sources):
-            about = _about(source, source.stem)
-            yield _Seen(found, about) if isinstance(found, np.ndarray) else {**about, **_fault(found)}
+        decoded = self.decoding.ordered(sources)  # held before what reads from it, and so let go after it
+        return (_seen(_about(source, source.stem), found) for source, found in decoded)
 
     def _frames(self, source: Source, first: int) -> Iterator[_Seen | Row]:
         """Of a video, from the wanted frame on that has this number among them."""
@@ -189,6 +196,10 @@ class Predicting:
 
 def _about(source: Source, stem: str) -> Row:
     return {"image": source.id, "source": source.uri, "mark": list(source.mark), "stem": stem}
+
+
+def _seen(about: Row, found: Any) -> _Seen | Row:
+    return _Seen(found, about) if isinstance(found, np.ndarray) else {**about, **_fault(found)}
 
 
 def _fault(error: Any) -> Row:
