@@ -80,13 +80,20 @@ def raw(predictor, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in outputs.items()}
 
 
-def assert_same_outputs(original, graph, shapes=((1, 3, 64, 64), (3, 3, 96, 128))) -> None:
-    """Of any batch and size, by name."""
+# The share of values that may differ. SegNet unpools to where its encoder's maxima were: which of two that are equal but
+# for their rounding is the larger one moves the values around it by a pixel.
+MOVED = {"segnet": 0.01}
+
+
+def assert_same_outputs(original, graph, shapes=((1, 3, 64, 64), (3, 3, 96, 128)), moved: float = 0.0) -> None:
+    """Of any batch and size, by name; but for a share of the values."""
     for shape in shapes:
         wanted, found = raw(original, shape), raw(graph, shape)
         assert wanted.keys() == found.keys()
         for name, value in wanted.items():
-            np.testing.assert_allclose(found[name], value, rtol=1e-3, atol=2e-5 * np.abs(value).max(), err_msg=name)
+            assert found[name].shape == value.shape
+            near = np.isclose(found[name], value, rtol=1e-3, atol=2e-5 * np.abs(value).max())
+            assert 1 - near.mean() <= moved, f"{name}: {1 - near.mean():.2%} differ"
 
 
 def test_the_graph_gives_what_the_network_gives(source, exported):
@@ -332,7 +339,7 @@ def test_every_model_that_can_be_exported_is(name, dataset, tmp_path):
     row = table.row_of(source.description)
     write.save(tmp_path / "graph", write.graph(source), source, row, "float32")
     graph = package.load(tmp_path / "graph")
-    assert_same_outputs(source, graph, shapes=((1, 3, 64, 64), (3, 3, 128, 192)))
+    assert_same_outputs(source, graph, shapes=((1, 3, 64, 64), (3, 3, 128, 192)), moved=MOVED.get(name, 0.0))
     assert (tmp_path / "graph" / HEADS).exists() == bool(row.heads)
     images = [np.random.default_rng(i).integers(0, 256, (60, 90, 3), np.uint8) for i in range(2)]
     assert len(graph.predict(images)) == 2  # none of the weights that it has let go is asked for
