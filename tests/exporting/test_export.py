@@ -80,8 +80,8 @@ def raw(predictor, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in outputs.items()}
 
 
-# The share of values that may differ. SegNet unpools to where its encoder's maxima were: which of two that are equal but
-# for their rounding is the larger one moves the values around it by a pixel.
+# The share of values that may differ. SegNet unpools to where its encoder's maxima were: which of two that are equal
+# but for their rounding is the larger one moves the values around it by a pixel.
 MOVED = {"segnet": 0.01}
 
 
