@@ -1,6 +1,6 @@
 """SIGKILL at random moments of every stage, again and again: does the line end in what it would have ended in?
 
-    python benchmarks/kills.py [--kills 100] [--stages train] [--seed 0]
+    python benchmarks/kills.py [--kills 12] [--stages train] [--seed 0]
 
 Each attempt at a stage is killed after a time drawn from zero to the longest that an attempt has taken, the whole group
 of its processes or one of them alone; after `--in-a-row` kills it is left to end. What it wrote is then held, by hash,
@@ -98,7 +98,7 @@ def disturb(stage: str, root: Path, seconds: float, rng: random.Random) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--in-a-row", type=int, default=3)
     parser.add_argument("--stages", nargs="+", default=list(RESULTS), choices=list(RESULTS))
     parser.add_argument("--seed", type=int, default=0)
