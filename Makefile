@@ -54,9 +54,8 @@ rollback: install  ## give `champion` back to the version before: make rollback 
 zoo: install    ## train the models of zoo.yaml on one dataset, and rank them: results/zoo/leaderboard.html
 	@python -m pipelines.leaderboard zoo.yaml
 
-PREPARE := benchmarks/nuclei.py benchmarks/shrink.py  # data for others to measure on: they ask for a folder
 bench: install  ## measure, and print tables
-	@for b in $(filter-out $(PREPARE),$(wildcard benchmarks/*.py)); do python $$b || exit 1; done
+	@for b in benchmarks/*.py; do python $$b || exit 1; done
 
 serve: install  ## answer requests with the champion, and show a page: http://127.0.0.1:8000 (serve in params.yaml)
 	@exec python -m stages.serve

@@ -88,13 +88,16 @@ def larger(pixels: np.ndarray, factor: int, *, mask: bool) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--type", default="", help="the beginning of a type's name: fluorescence, stained, bright")
     parser.add_argument("--shrink", type=int, default=1)
     parser.add_argument("--enlarge", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
+    if arguments.data is None or not (arguments.write or arguments.out):
+        print("nothing to do: name --data and --out")
+        return
     if arguments.write:
         write(arguments.data)
     if arguments.out:
