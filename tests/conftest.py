@@ -13,7 +13,7 @@ from pipelines import config, environment
 # A shell starts what runs in the background with SIGINT ignored, and processes of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.s3", "tests.scenes"]
+pytest_plugins = ["tests.browser", "tests.s3", "tests.scenes"]
 environment.prepare()  # before any test imports numpy, torch, Ray or MLflow
 settings.register_profile("house", deadline=None)  # a busy machine is not a failure
 settings.load_profile("house")

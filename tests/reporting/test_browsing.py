@@ -1,29 +1,11 @@
 """The wall of failures in a real browser: filters, counts and keyboard, wide and narrow, and nothing on the console."""
 
-import shutil
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 
 from pipelines.evaluation.evaluator import Detail, score
 from pipelines.reporting import failures, report
 from pipelines.reporting.content import Evaluation
 from tests.scenes import Memory, prediction
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)}")
-    with playwright.sync_playwright() as started:
-        made = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")

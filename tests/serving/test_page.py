@@ -1,6 +1,5 @@
 """The page in a real browser: what a person sees and can do with it."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import pytest
 from tests.packages import encode, lamp, lights, network, picture
 from tests.serving.service import Service, serving
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 BOX = (40, 80, 120, 176)
 SCENE = encode(lamp(192, 256, BOX))
 LAMP = [240, 160, 20, 255]
@@ -27,15 +24,6 @@ MARKED = """() => {
   const canvas = document.getElementById("mark");
   return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some((value) => value > 0);
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
